@@ -1,0 +1,263 @@
+"""The command `rtvla`. Heavy imports stay inside the verbs: an ingest process never loads torch.
+
+Exit codes: 0 done; 1 a process gave up, or something is wrong (status); 2 wrong usage; 3 nothing is up in this
+namespace (status, down); 4 a process had to be killed while stopping; 78 wrong settings or checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rtvla import __version__, log
+from rtvla.config import Config, namespace
+from rtvla.errors import CheckpointError, ConfigError, RtvlaError
+
+EXIT_ABSENT, EXIT_CONFIG = 3, 78
+
+# A flag of `rtvla infer` -> the setting it stands for.
+INFER_SETTINGS = {
+    "checkpoint": "policy.checkpoint",
+    "model_type": "policy.model_type",
+    "flow_steps": "policy.flow_steps",
+    "vl_reuse": "vl_encoder.reuse",
+    "task_name": "vl_encoder.task_name",
+    "save_data": "recorder.save_data",
+    "out": "recorder.out_dir",
+    "robot_ip": "network.robot_ip",
+    "robot_port": "network.robot_port",
+    "command_port": "network.command_port",
+    "camera_port": "network.camera_port",
+    "sensor_port": "network.sensor_port",
+    "bind_ip": "network.bind_ip",
+    "auto_start": "commander.auto_start",
+    "start_pose": "commander.start_pose_mm_deg",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        return int(args.verb(args))
+    except (ConfigError, CheckpointError) as error:
+        print(f"rtvla: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    except RtvlaError as error:
+        print(f"rtvla: {error}", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rtvla",
+        description="A real-time runtime for vision-language-action robots.",
+        epilog="First steps: rtvla model make-tiny DIR; rtvla infer --sim --checkpoint DIR --seconds 30; rtvla status",
+    )
+    parser.add_argument("--version", action="version", version=f"rtvla {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _add_infer(verbs)
+    _add_pipeline_verbs(verbs)
+    _add_send(verbs)
+    _add_model(verbs)
+    _add_record(verbs)
+    return parser
+
+
+def _add_infer(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    infer = verbs.add_parser(
+        "infer",
+        help="run the pipeline with the flags of the old receiver",
+        description="Receive sensor, camera and robot data, predict action chunks at 10 Hz, command the robot, and "
+        "write the run's files to DIR/async_inference_YYYYmmdd_HHMMSS. Ctrl-C stops in order: the commander first.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    model = infer.add_argument_group("model")
+    model.add_argument("--checkpoint", metavar="DIR", help="checkpoint folder (rtvla model make-tiny DIR makes one)")
+    model.add_argument("--model-type", choices=["flow_matching", "regression"], help="refuse any other checkpoint")
+    model.add_argument(
+        "--flow-steps", type=int, metavar="N", help="ODE steps of flow matching (as the checkpoint says)"
+    )
+    model.add_argument("--vl-reuse", type=int, metavar="N", help="target number of chunks per VL feature (4)")
+    model.add_argument("--task-name", metavar="TEXT", help='task in the prompt (eye): "Perform {task} insertion task"')
+    robot = infer.add_argument_group("robot")
+    robot.add_argument(
+        "--auto-start", action="store_true", help="send `start` once everything is ready; it MOVES the arm"
+    )
+    robot.add_argument("--start-pose", nargs=6, type=float, metavar="V", help="x y z mm, a b c deg (191 1 309 1 91 1)")
+    robot.add_argument("--robot-ip", metavar="IP", help="robot PC: state publisher and command receiver (127.0.0.1)")
+    robot.add_argument("--robot-port", type=int, metavar="PORT", help="robot state, ZMQ SUB (5556)")
+    robot.add_argument("--command-port", type=int, metavar="PORT", help="robot commands, ZMQ PUSH (5000)")
+    data = infer.add_argument_group("data")
+    data.add_argument("--bind-ip", metavar="IP", help="address to listen on (auto: the one that faces the robot)")
+    data.add_argument("--camera-port", type=int, metavar="PORT", help="camera frames, ZMQ PULL (5555)")
+    data.add_argument("--sensor-port", type=int, metavar="PORT", help="sensor datagrams, UDP (9999)")
+    data.add_argument("--save-data", action="store_true", help="also keep images, sensor samples and robot states")
+    data.add_argument("--out", metavar="DIR", help="where the run folder is made (.)")
+    run = infer.add_argument_group("run")
+    run.add_argument("--seconds", type=float, metavar="N", default=None, help="stop N s after the first chunk")
+    run.add_argument("--sim", action="store_true", default=False, help="start simulated sensor, cameras and robot too")
+    _add_config_flags(run)
+    infer.set_defaults(verb=infer_verb)
+
+
+def _add_config_flags(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--config", metavar="FILE", default=None, help="a TOML file, or default, sim, lab")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="override one setting; repeatable"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", default=False, help="debug messages in the logs")
+
+
+def _add_pipeline_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    up = verbs.add_parser("up", help="run the supervised pipeline of a config")
+    _add_config_flags(up)
+    up.add_argument("--seconds", type=float, metavar="N", default=None, help="stop N s after the first chunk")
+    up.set_defaults(verb=up_verb)
+    run = verbs.add_parser("run", help="run one process in this terminal (or under systemd)")
+    run.add_argument("process", help="recorder, monitor, sensor_ingest, robot_ingest, camera_ingest, vl_encoder, ...")
+    _add_config_flags(run)
+    run.set_defaults(verb=run_verb)
+    down = verbs.add_parser("down", help="stop the pipeline of this namespace")
+    down.add_argument("--purge", action="store_true", help="also remove its shared memory, if nobody uses it")
+    down.add_argument("--timeout", type=float, default=330.0, metavar="S", help="how long to wait for an ordered stop")
+    down.set_defaults(verb=down_verb)
+    status = verbs.add_parser("status", help="what runs, how old every number is, what is wrong (exit 0, 1 or 3)")
+    status.add_argument("--json", action="store_true", help="one JSON document")
+    status.add_argument("--config", default=None, metavar="FILE", help="for its stale limits")
+    status.set_defaults(verb=status_verb)
+
+
+def _add_send(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from rtvla.senders import camera_sim, robot_sim, sensor_sim
+
+    send = verbs.add_parser("send", help="a simulated sender over the real sockets: sensor, camera, robot")
+    kinds = send.add_subparsers(title="senders", required=True, metavar="KIND")
+    for name, module in (("sensor", sensor_sim), ("camera", camera_sim), ("robot", robot_sim)):
+        summary = (module.__doc__ or "").partition("\n")[0]
+        kind = kinds.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawTextHelpFormatter
+        )
+        module.add_arguments(kind)
+        kind.set_defaults(verb=module.run)
+
+
+def _add_model(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    model = verbs.add_parser("model", help="make and show checkpoints")
+    actions = model.add_subparsers(title="actions", required=True, metavar="ACTION")
+    tiny = actions.add_parser("make-tiny", help="make a small complete checkpoint that runs offline on a CPU")
+    tiny.add_argument("folder", type=Path)
+    tiny.add_argument("--seed", type=int, default=0)
+    tiny.add_argument("--expert", choices=["flow_matching", "regression"], default="flow_matching")
+    tiny.add_argument("--vl-sequence", choices=["per_view", "joint"], default="per_view")
+    tiny.set_defaults(verb=make_tiny_verb)
+    show = actions.add_parser("show", help="print what a checkpoint says about itself")
+    show.add_argument("folder", type=Path)
+    show.set_defaults(verb=show_model_verb)
+
+
+def _add_record(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    record = verbs.add_parser("record", help="work on the files of a run")
+    actions = record.add_subparsers(title="actions", required=True, metavar="ACTION")
+    finish = actions.add_parser("finish", help="complete the files of a run that was killed")
+    finish.add_argument("folder", type=Path)
+    finish.set_defaults(verb=finish_verb)
+
+
+def config_arguments(args: argparse.Namespace) -> list[str]:
+    """The --config and --set options that give every process the same config as this command."""
+    settings = list(args.set)
+    if vars(args).get("sim"):
+        args.config = args.config or "sim"
+    for flag, setting in INFER_SETTINGS.items():
+        if flag in vars(args):
+            value = getattr(args, flag)
+            value = os.path.abspath(value) if flag in ("checkpoint", "out") else value
+            settings.append(f"{setting}={json.dumps(value)}")
+    options = ["--config", args.config] if args.config else []
+    for setting in settings:
+        options += ["--set", setting]
+    return options + (["-v"] if args.verbose else [])
+
+
+def infer_verb(args: argparse.Namespace) -> int:
+    return up_verb(args)
+
+
+def up_verb(args: argparse.Namespace) -> int:
+    from rtvla.procs.pipeline import up
+
+    log.setup("supervisor", verbose=args.verbose)
+    options = config_arguments(args)
+    settings = [options[at + 1] for at, option in enumerate(options) if option == "--set"]
+    return up(Config.load(args.config, settings), options, args.seconds)
+
+
+def run_verb(args: argparse.Namespace) -> int:
+    from rtvla.procs.pipeline import run_one
+
+    log.setup(args.process, verbose=args.verbose)
+    run_one(args.process, Config.load(args.config, args.set))
+    return 0
+
+
+def down_verb(args: argparse.Namespace) -> int:
+    from rtvla.procs.pipeline import supervisor_pid
+    from rtvla.procs.supervisor import clear_leftovers
+    from rtvla.shm.hub import Hub
+
+    hub = Hub(namespace())
+    pid = supervisor_pid(hub)
+    if pid is None and not hub.exists():
+        print(f"nothing is up in namespace {hub.namespace}")
+        return EXIT_ABSENT
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + args.timeout
+        while supervisor_pid(hub) is not None:
+            if time.monotonic() > deadline:
+                print(f"supervisor {pid} has not stopped within {args.timeout:g} s", file=sys.stderr)
+                return 1
+            time.sleep(0.1)
+        print(f"stopped supervisor {pid}")
+    if args.purge:
+        print(clear_leftovers(hub) or "nothing was left in shared memory")
+    return 0
+
+
+def status_verb(args: argparse.Namespace) -> int:
+    from rtvla.tools.status import status
+
+    return status(Config.load(args.config), as_json=args.json)
+
+
+def make_tiny_verb(args: argparse.Namespace) -> int:
+    from rtvla.models.make_tiny import make_tiny
+
+    spec = make_tiny(args.folder, seed=args.seed, expert=args.expert, vl_sequence=args.vl_sequence)
+    size = sum(path.stat().st_size for path in Path(args.folder).rglob("*") if path.is_file())
+    print(f"{args.folder}: {spec.name}, {spec.expert}, {spec.vl_sequence}, {size / 1e6:.1f} MB")
+    return 0
+
+
+def show_model_verb(args: argparse.Namespace) -> int:
+    from rtvla.models.checkpoint import load_spec
+
+    spec = load_spec(args.folder)
+    print(spec.to_json())
+    return 0
+
+
+def finish_verb(args: argparse.Namespace) -> int:
+    from rtvla.record.writer import finish_run
+
+    finish_run(args.folder)
+    print(f"{args.folder}: complete")
+    return 0

@@ -1,0 +1,251 @@
+"""Site and tuning: frozen dataclasses, filled from defaults, then a TOML file, then `--set section.field=value`.
+
+What is not here: formats (`wire/`, `schema.py`) and model facts (`ModelSpec` in the checkpoint) are never configurable.
+An unknown key or a wrong type is an error that names the nearest right name. Order: defaults, file, overrides.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import socket
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from rtvla.errors import ConfigError
+
+CONFIG_FOLDER = Path(__file__).parent / "configs"
+NAMESPACE_VARIABLE = "RTVLA_NAMESPACE"  # the only thing read from the environment: tests, two pipelines on one machine
+
+
+@dataclass(frozen=True)
+class Network:
+    """Addresses. `bind_ip = "auto"` is the address of this host that faces the robot: never all interfaces."""
+
+    bind_ip: str = "auto"
+    sensor_port: int = 9999
+    camera_port: int = 5555
+    robot_ip: str = "127.0.0.1"
+    robot_port: int = 5556
+    command_port: int = 5000
+
+    def __post_init__(self) -> None:
+        for name in ("sensor_port", "camera_port", "robot_port", "command_port"):
+            port = getattr(self, name)
+            if not 0 < port < 65536:
+                raise ConfigError(f"network.{name} = {port}: must be a port number from 1 to 65535")
+
+    def listen_ip(self) -> str:
+        """The address to bind. No packet is sent: connecting a UDP socket only asks the routing table."""
+        if self.bind_ip != "auto":
+            return self.bind_ip
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect((self.robot_ip, self.robot_port))
+            except OSError as error:
+                raise ConfigError(
+                    f"network.bind_ip = auto: no route to network.robot_ip = {self.robot_ip} ({error.strerror}); "
+                    "set network.bind_ip to the address of this host in the robot's network"
+                ) from error
+            return str(probe.getsockname()[0])
+
+
+@dataclass(frozen=True)
+class Realtime:
+    """What is asked of the kernel. What was refused is in `rtvla status` and in each process's log, once."""
+
+    fifo: bool = True
+    lock_memory: bool = True
+    freeze_gc: bool = True
+    timer_slack_ns: int = 1
+    cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # per process; default: procs/table.py
+
+
+@dataclass(frozen=True)
+class SensorIngest:
+    receive_buffer_bytes: int = 8 * 1024 * 1024  # 208 KiB, the usual default, lost packets during stalls
+
+
+@dataclass(frozen=True)
+class VlEncoder:
+    reuse: int = 4  # target number of chunks per renewed set of views
+    task_name: str = "eye"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.reuse < 1:
+            raise ConfigError(f"vl_encoder.reuse = {self.reuse}: must be at least 1 chunk per feature")
+
+
+@dataclass(frozen=True)
+class Policy:
+    rate_hz: float = 10.0
+    checkpoint: str = ""
+    model_type: str = ""  # if given, the checkpoint must be of this type
+    flow_steps: int = 0  # 0: as the checkpoint says
+    device: str = "auto"
+    max_gap_ms: float = 100.0  # by this much may a window span more time than its rate says
+
+    def __post_init__(self) -> None:
+        if self.rate_hz <= 0:
+            raise ConfigError(f"policy.rate_hz = {self.rate_hz}: must be positive")
+        if self.model_type not in ("", "flow_matching", "regression"):
+            raise ConfigError(f'policy.model_type = "{self.model_type}": must be flow_matching or regression')
+
+
+@dataclass(frozen=True)
+class Commander:
+    """Limits per command of 100 ms: the robot PC discards silently what is above 0.1 mm and 0.1 deg."""
+
+    phase_ms: float = 50.0  # after the policy's tick, so that a chunk is met in the middle of a step
+    max_step_mm: float = 0.1
+    max_step_deg: float = 0.1
+    workspace_min_mm: tuple[float, ...] = ()
+    workspace_max_mm: tuple[float, ...] = ()
+    auto_start: bool = False
+    start_pose_mm_deg: tuple[float, ...] = (191.0, 1.0, 309.0, 1.0, 91.0, 1.0)
+    start_tolerance_mm: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, length in (("workspace_min_mm", 3), ("workspace_max_mm", 3), ("start_pose_mm_deg", 6)):
+            value = getattr(self, name)
+            if len(value) not in ({0, length} if name.startswith("workspace") else {length}):
+                raise ConfigError(f"commander.{name} has {len(value)} numbers: needs {length}")
+        if len(self.workspace_min_mm) != len(self.workspace_max_mm):
+            raise ConfigError("commander.workspace_min_mm and workspace_max_mm: give both or neither")
+        if self.max_step_mm <= 0 or self.max_step_deg <= 0:
+            raise ConfigError("commander.max_step_mm and max_step_deg must be positive")
+
+
+@dataclass(frozen=True)
+class Recorder:
+    out_dir: str = "."
+    save_data: bool = False
+    run_folder: str = ""  # set by `rtvla up`; empty: a new one below out_dir
+
+
+@dataclass(frozen=True)
+class Monitor:
+    period_s: float = 2.0
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Simulated senders that `rtvla up` starts beside the pipeline: sensor, camera, robot, each with its flags."""
+
+    senders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    network: Network = field(default_factory=Network)
+    realtime: Realtime = field(default_factory=Realtime)
+    sensor_ingest: SensorIngest = field(default_factory=SensorIngest)
+    vl_encoder: VlEncoder = field(default_factory=VlEncoder)
+    policy: Policy = field(default_factory=Policy)
+    commander: Commander = field(default_factory=Commander)
+    recorder: Recorder = field(default_factory=Recorder)
+    monitor: Monitor = field(default_factory=Monitor)
+    simulation: Simulation = field(default_factory=Simulation)
+    stale_ms: Mapping[str, float] = field(default_factory=dict)  # per stream; default: streams.py
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+        """`path`: a TOML file, or the bare name of one in rtvla/configs (sim, lab). `overrides`: "a.b=value" each."""
+        tree: dict[str, Any] = {}
+        if path is not None:
+            tree = _read_toml(Path(path))
+        for item in overrides:
+            _set(tree, item)
+        built = _build(cls, tree, "")
+        assert isinstance(built, Config)
+        return built
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def digest(self) -> str:
+        """Names the effective config in logs and recordings."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def namespace() -> str:
+    """Prefix of all segments: RTVLA_NAMESPACE, or "default"."""
+    name = os.environ.get(NAMESPACE_VARIABLE, "default")
+    if not name or not all(c.isalnum() or c in "_-" for c in name) or len(name) > 64:
+        raise ConfigError(f'{NAMESPACE_VARIABLE} = "{name}": use 1 to 64 letters, digits, "_" or "-"')
+    return name
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if not path.exists() and path.suffix == "" and (CONFIG_FOLDER / f"{path.name}.toml").exists():
+        path = CONFIG_FOLDER / f"{path.name}.toml"
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        shipped = ", ".join(sorted(p.stem for p in CONFIG_FOLDER.glob("*.toml")))
+        raise ConfigError(f"config {path}: no such file; the configs that come with rtvla are: {shipped}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"config {path}: {error}") from None
+
+
+def _set(tree: dict[str, Any], item: str) -> None:
+    """Put one "a.b=value" into the tree. The value is read as TOML; what is not TOML is taken as a string."""
+    key, equals, text = item.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f'--set "{item}": must look like section.field=value')
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    # a value meant for a stream name that itself has a dot, such as stale_ms.frame.View1, stays one key
+    names = [names[0], ".".join(names[1:])] if names[0] == "stale_ms" else names
+    for name in names[:-1]:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f'--set "{item}": {name} is not a section')
+    tree[names[-1]] = value
+
+
+def _build(cls: type, tree: Mapping[str, Any], where: str) -> object:
+    types_of = typing.get_type_hints(cls)
+    names = {f.name for f in fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{where}{key}"
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1, 0.5)
+            hint = f'; did you mean "{where}{near[0]}"?' if near else f"; known here: {', '.join(sorted(names))}"
+            raise ConfigError(f'unknown setting "{path}"{hint}')
+        values[key] = _convert(types_of[key], value, path)
+    return cls(**values)
+
+
+def _convert(kind: Any, value: Any, path: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise ConfigError(f'"{path}" = {value!r}: must be a section [{path}]')
+        return _build(kind, value, f"{path}.")
+    if origin is tuple:
+        items = value if isinstance(value, list) else [value]
+        return tuple(_convert(args[0], item, path) for item in items)
+    if origin in (Mapping, dict) or isinstance(origin, types.GenericAlias):
+        if not isinstance(value, dict):
+            raise ConfigError(f'"{path}" = {value!r}: must be a table')
+        return {name: _convert(args[1], item, f"{path}.{name}") for name, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f'"{path}" = {value!r}: must be {kind.__name__}, not {type(value).__name__}')
+    return value

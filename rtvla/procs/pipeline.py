@@ -1,0 +1,144 @@
+"""`rtvla up`: the whole pipeline of a config under one supervisor, from a clean namespace to the last file on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rtvla.clock import SECOND, now_ns, wall_s
+from rtvla.config import Config, namespace
+from rtvla.errors import ConfigError, ShmError
+from rtvla.procs.child import Child
+from rtvla.procs.model_setup import require_checkpoint
+from rtvla.procs.supervisor import Supervisor, clear_leftovers
+from rtvla.procs.table import PROCESSES, check, sender_process
+from rtvla.record.writer import new_run_folder
+from rtvla.shm.hub import Hub
+
+_LEFTOVERS_WAIT_S = 20.0  # a recorder whose supervisor was killed is still closing its files
+
+
+def up(cfg: Config, arguments: Sequence[str], seconds: float | None) -> int:
+    """Run until a signal, until a process gives up, or until `seconds` after the first chunk. `arguments` are the
+    --config and --set options that made `cfg`: each process loads the same. Returns the exit code."""
+    log = logging.getLogger("supervisor")
+    check(cfg)
+    require_checkpoint(cfg)
+    hub = Hub(namespace())
+    said = _clear(hub)
+    if said:
+        log.warning("%s", said)
+    if not cfg.recorder.run_folder:
+        folder, _stamp = new_run_folder(Path(cfg.recorder.out_dir), wall_s())
+    else:
+        folder = Path(cfg.recorder.run_folder)
+    shared = [*arguments, "--set", f"recorder.run_folder={json.dumps(str(folder.resolve()))}"]
+    supervisor = Supervisor(hub, _children(cfg, shared, folder / "logs"), _deadline(hub, seconds))
+    log.info("run folder %s, config %s, namespace %s", folder, cfg.digest(), hub.namespace)
+    try:
+        return supervisor.run()
+    finally:
+        supervisor.health.close()
+        hub.purge()
+        _report(cfg, folder)
+
+
+def _clear(hub: Hub) -> str:
+    """Leftovers go; whoever of a killed run is still closing its files gets a moment for it."""
+    deadline = time.monotonic() + _LEFTOVERS_WAIT_S
+    while True:
+        try:
+            return clear_leftovers(hub)
+        except ShmError:
+            supervisor = hub.health_segment("supervisor")
+            taken = supervisor is not None and supervisor.path in hub.claimed()
+            if taken or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def _children(cfg: Config, shared: Sequence[str], logs: Path) -> list[Child]:
+    children = [Child(process, ["run", name, *shared], logs / f"{name}.log") for name, process in PROCESSES.items()]
+    network = cfg.network
+    ports = {
+        "robot": [
+            "--bind",
+            network.robot_ip,
+            "--state-port",
+            network.robot_port,
+            "--command-port",
+            network.command_port,
+        ],
+        "camera": ["--server-ip", network.listen_ip(), "--server-port", network.camera_port],
+        "sensor": ["--target", network.listen_ip(), "--port", network.sensor_port],
+    }
+    for kind, flags in cfg.simulation.senders.items():
+        process = sender_process(kind)
+        command = ["send", kind, *map(str, ports[kind]), *flags]
+        children.append(Child(process, command, logs / f"{process.name}.log"))
+    return children
+
+
+def _deadline(hub: Hub, seconds: float | None) -> Callable[[], bool]:
+    """Whether `seconds` have passed since the first chunk was made; loading models does not count."""
+    chunks = hub.reader("action_chunk")
+    first_ns = 0
+
+    def is_over() -> bool:
+        nonlocal first_ns
+        if seconds is None:
+            return False
+        if not first_ns and chunks.head:
+            first_ns = int(chunks.since(0, 1)[0]["observed_ns"][0])
+        return bool(first_ns) and now_ns() - first_ns >= seconds * SECOND
+
+    return is_over
+
+
+def _report(cfg: Config, folder: Path) -> None:
+    """What was sent against what was recorded, where the senders were ours; and where the files are."""
+    recorded = _last_json(next(folder.glob("performance_summary_*.json"), None)).get("recorded", {})
+    for kind in cfg.simulation.senders:
+        sent = _last_json(folder / "logs" / f"send_{kind}.log", lines=True)
+        if sent:
+            print(json.dumps(sent))
+    if recorded:
+        print(json.dumps({"recorded": recorded}))
+    print(f"run folder: {folder}", flush=True)
+
+
+def _last_json(path: Path | None, *, lines: bool = False) -> dict[str, Any]:
+    """A JSON file, or the last line of a log that is a JSON object; {} if there is none."""
+    if path is None or not path.exists():
+        return {}
+    text = path.read_text(errors="replace")
+    found = [line for line in text.splitlines() if line.startswith("{")][-1:] if lines else [text]
+    if not found:
+        return {}
+    loaded = json.loads(found[0])
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def supervisor_pid(hub: Hub) -> int | None:
+    """The live supervisor of this namespace, if there is one."""
+    segment = hub.health_segment("supervisor")
+    if segment is None or segment.path not in hub.claimed():
+        return None
+    return segment["writer_pid"]
+
+
+def run_one(name: str, cfg: Config) -> None:
+    """One process in this interpreter: pinned and limited before anything heavy is imported."""
+    import importlib
+
+    from rtvla.procs.lifecycle import prepare
+
+    check(cfg)
+    if name not in PROCESSES:
+        raise ConfigError(f'no process "{name}"; there are: {", ".join(PROCESSES)}')
+    prepare(PROCESSES[name], cfg)
+    importlib.import_module(PROCESSES[name].module).main(cfg)

@@ -1,0 +1,104 @@
+"""policy: newest observation -> action chunk, at policy.rate_hz on absolute deadlines.
+
+Reads   sensor, robot, vl_feature
+Writes  action_chunk
+Late    a tick that ends after its deadline counts one deadline_miss; the old chunk stays valid until it is too old
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rtvla import schema
+from rtvla.clock import now_ns, wall_s
+from rtvla.config import Config
+from rtvla.control.observation import Ages, Limits, observe
+from rtvla.models.checkpoint import load_policy
+from rtvla.models.vla import VlaPolicy
+from rtvla.procs.lifecycle import Me, lifecycle
+from rtvla.procs.model_setup import require_checkpoint, resolve_device
+from rtvla.schema import Prediction
+from rtvla.shm.ring import Records
+from rtvla.streams import stale_ns
+
+
+def limits_of(cfg: Config) -> Limits:
+    names = ("sensor", "robot", "vl_feature")
+    return Limits(*(stale_ns(name, cfg.stale_ms) for name in names), int(cfg.policy.max_gap_ms * 1e6))
+
+
+class Policy:
+    """One tick of the policy: look, think, publish. Holds the readers and the record that is filled again and again."""
+
+    def __init__(self, me: Me, cfg: Config, vla: VlaPolicy) -> None:
+        self._me, self._vla, self._limits = me, vla, limits_of(cfg)
+        self._fingerprint = vla.spec.fingerprint()
+        self._sensor, self._robot = me.reader("sensor"), me.reader("robot")
+        self._feature, self._out = me.reader("vl_feature"), me.writer("action_chunk")
+        self._record = np.zeros((), schema.CHUNK)
+        self._last_feature, self._reuse = -1, 0
+
+    def tick(self) -> None:
+        spec, started_ns = self._vla.spec, now_ns()
+        sensor, robot = self._sensor.latest(spec.sensor_window), self._robot.latest(spec.robot_window)
+        feature = self._feature.newest()
+        observation, ages, why = observe(sensor, robot, feature, self._fingerprint, started_ns, self._limits)
+        if observation is None or ages is None or sensor is None or robot is None or feature is None:
+            self._me.count(f"no_chunk.{why}")
+            return
+        prediction = self._vla.predict(observation, seed=self._out.next_index)
+        if not np.isfinite(prediction.actions).all():
+            self._me.count("no_chunk.not_finite")
+            return
+        self._publish(started_ns, ages, sensor, robot, feature, prediction)
+
+    def _publish(
+        self, started_ns: int, ages: Ages, sensor: Records, robot: Records, feature: np.void, prediction: Prediction
+    ) -> None:
+        vl_index = int(feature["index"])
+        self._reuse = self._reuse + 1 if vl_index == self._last_feature else 0
+        self._last_feature = vl_index
+        record, horizon = self._record, len(prediction.actions)
+        values = {
+            "observed_ns": started_ns,
+            "wall_s": wall_s() - (now_ns() - started_ns) / 1e9,
+            "horizon": horizon,
+            "sensor_count": len(sensor),
+            "robot_count": len(robot),
+            "vl_reuse": self._reuse,
+            "vl_index": vl_index,
+            "vl_update_number": feature["update_number"],
+            "vl_update_ns": feature["update_ns"],
+            "sensor_index": sensor["index"][-1],
+            "robot_index": robot["index"][-1],
+            "sensor_age_ns": ages.sensor_ns,
+            "robot_age_ns": ages.robot_ns,
+            "vl_age_ns": ages.vl_ns,
+            "view_age_ns": ages.view_ns,
+            "sensor_encode_ns": prediction.sensor_encode_ns,
+            "robot_encode_ns": prediction.robot_encode_ns,
+            "action_ns": prediction.action_ns,
+        }
+        for name, value in values.items():
+            record[name] = value
+        record["robot_state"][:6], record["robot_state"][6:] = robot["joints_deg"][-1], robot["pose_mm_deg"][-1]
+        record["actions"][:horizon], record["actions"][horizon:] = prediction.actions, 0
+        record["published_ns"] = published_ns = now_ns()
+        record["total_ns"] = published_ns - started_ns
+        self._out.put(record)
+        self._me.count("chunks")
+
+
+def main(cfg: Config) -> None:
+    checkpoint = require_checkpoint(cfg)
+    with lifecycle("policy", cfg) as me:
+        expect = cfg.policy.model_type or None
+        device = resolve_device(cfg.policy.device)
+        vla = load_policy(checkpoint, device, flow_steps=cfg.policy.flow_steps or None, expect_expert=expect)
+        for seed in range(3):
+            vla.predict(vla.spec.fake_observation(seed), seed)
+        me.log.info("%s on %s, fingerprint %016x", checkpoint, device, vla.spec.fingerprint())
+        policy = Policy(me, cfg, vla)
+        me.ready()
+        for _ in me.ticks(cfg.policy.rate_hz):
+            policy.tick()

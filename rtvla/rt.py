@@ -1,0 +1,93 @@
+"""Real-time set-up of the calling process. Each request is granted or refused; nothing is silently ignored.
+
+What each lever is worth (2-core VM, 500 Hz loop beside a busy neighbour, p99 lateness): plain 3900 us, SCHED_FIFO
+18 us; timer slack 50 us of the median; one generation-2 garbage collection with torch imported stops 31 ms.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+from dataclasses import dataclass
+
+_PR_SET_TIMERSLACK = 29
+_PR_SET_PDEATHSIG = 1
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One real-time request and what became of it."""
+
+    what: str
+    granted: bool
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: granted" if self.granted else f"{self.what}: REFUSED ({self.why})"
+
+
+def _call(what: str, rc: int) -> Grant:
+    return Grant(what, True) if rc == 0 else Grant(what, False, os.strerror(ctypes.get_errno()))
+
+
+def pin(cores: tuple[int, ...]) -> Grant:
+    """Pin to `cores`. Must come before torch is imported: its thread pool keeps the mask it was born with."""
+    what = "cores " + ",".join(map(str, cores))
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:
+        return Grant(what, False, f"{error.strerror}; this host has cores {sorted(os.sched_getaffinity(0))}")
+    return Grant(what, True)
+
+
+def set_thread_environment(n_threads: int) -> None:
+    """No more OpenMP threads than cores, and no spinning while they wait (7 ms against seconds beside other load)."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(n_threads)
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def fifo(priority: int) -> Grant:
+    what = f"SCHED_FIFO {priority}"
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+    except OSError as error:
+        return Grant(what, False, f"{error.strerror}; needs root, CAP_SYS_NICE or an rtprio limit of {priority}")
+    return Grant(what, True)
+
+
+def nice(value: int) -> Grant:
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, value)
+    except OSError as error:
+        return Grant(f"nice {value}", False, str(error.strerror))
+    return Grant(f"nice {value}", True)
+
+
+def timer_slack(slack_ns: int) -> Grant:
+    """Linux rounds sleeps up by 50 us by default; does not apply under SCHED_FIFO."""
+    return _call(f"timer slack {slack_ns} ns", _libc.prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(slack_ns), 0, 0, 0))
+
+
+def lock_memory(on_fault: bool) -> Grant:
+    """mlockall. `on_fault` for processes with torch: locking what CUDA merely reserves would take tens of GB."""
+    flags = _MCL_CURRENT | _MCL_FUTURE | (_MCL_ONFAULT if on_fault else 0)
+    grant = _call("locked memory", _libc.mlockall(flags))
+    return grant if grant.granted else Grant(grant.what, False, f"{grant.why}; raise the memlock limit")
+
+
+def freeze_gc() -> Grant:
+    """Collect once, freeze what is alive, switch the collector off. After warm-up only."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    return Grant("garbage collector off", True)
+
+
+def die_with_parent(parent_pid: int, signal_number: int) -> None:
+    """Between fork and exec: the kernel sends the signal when the parent dies, however it dies."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)

@@ -1,0 +1,196 @@
+"""Single-writer, many-reader overwriting ring. The writer never waits; a reader proves that its copy is whole.
+
+    writer   F_w | fill slots [n, n+c) | release: head = n + c
+    reader   h = head | acquire | copy [h-k, h) | F_r | h2 = head;  whole  <=>  h2 - (h-k) <= capacity - burst
+
+`burst` slots after the head may be in the writer's hands at any time (it receives a batch straight into them), so the
+oldest index that nobody is overwriting is head - (capacity - burst). With burst 1 this is the strict "< capacity".
+F_w keeps the previous head store before the next slot stores; F_r keeps the slot loads before the second head load.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Any
+
+import numpy as np
+
+from rtvla.errors import ShmError
+from rtvla.shm.atomics import Counter, full_fence
+from rtvla.shm.segment import HEADER_BYTES, OFFSETS, Segment, process_start_ticks
+
+Records = np.ndarray[Any, np.dtype[np.void]]
+_TRIES = 16
+
+
+def padded(dtype: np.dtype[np.void], stride: int) -> np.dtype[np.void]:
+    """The record type at slot distance, so that a window of slots is one structured array."""
+    names = dtype.names or ()
+    formats = [dtype.fields[name][0] for name in names] if dtype.fields else []
+    offsets = [dtype.fields[name][1] for name in names] if dtype.fields else []
+    return np.dtype({"names": list(names), "formats": formats, "offsets": offsets, "itemsize": stride})
+
+
+class RingWriter:
+    """The one writer of a stream. Not thread-safe. Killed at any instant, it leaves nothing that a reader accepts."""
+
+    def __init__(self, segment: Segment) -> None:
+        segment.claim()
+        self._segment = segment
+        layout = segment.layout
+        self.burst = layout.burst
+        self._mask = layout.capacity - 1
+        self._head = Counter(segment.words, OFFSETS["head"])
+        self.next_index = self._head.load()  # a successor goes on where the last writer published
+        self._fence = full_fence()
+        starts = range(HEADER_BYTES, HEADER_BYTES + layout.capacity * layout.stride, layout.stride)
+        self._slots = [segment.view[at : at + layout.dtype.itemsize] for at in starts]
+        self._records = segment.array().view(padded(layout.dtype, layout.stride))[:, 0]
+
+    def slot(self, ahead: int = 0) -> memoryview:
+        """The bytes of record `next_index + ahead` (ahead < burst), to be filled in place and then committed."""
+        if self._fence and ahead == 0:
+            self._fence()  # F_w, pairs with F_r in RingReader
+        return self._slots[(self.next_index + ahead) & self._mask]
+
+    def record(self, ahead: int = 0) -> np.void:
+        """The same slot as a structured record that writes through."""
+        record: np.void = self._records[(self.next_index + ahead) & self._mask]
+        return record
+
+    def commit(self, count: int = 1) -> None:
+        """Publish the next `count` slots, which the caller has filled."""
+        for ahead in range(count):
+            self.record(ahead)["index"] = self.next_index + ahead
+        self.next_index += count
+        self._head.store(self.next_index)  # release: pairs with the first head load of every reader
+
+    def put(self, record: np.void | Records) -> int:
+        """Copy one record into the next slot and publish it. Returns its index."""
+        self.slot()[:] = record.tobytes()
+        index = self.next_index
+        self.commit()
+        return index
+
+    def close(self) -> None:
+        self._segment.close()
+
+
+class RingReader:
+    """One reader with its own buffers. Arrays it returns are valid until its next call."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+        layout = segment.layout
+        self._capacity, self._mask = layout.capacity, layout.capacity - 1
+        self._safe = layout.capacity - layout.burst
+        self._dtype = padded(layout.dtype, layout.stride)
+        self._head = Counter(segment.words, OFFSETS["head"])
+        self._fence = full_fence()
+        self._ring = segment.array()
+        self._buffer = np.empty((0, layout.stride), np.uint8)
+        self.retries = 0
+        self._watched: tuple[int, int] = (0, -1)  # writer epoch, pidfd
+
+    @property
+    def head(self) -> int:
+        """Records published so far."""
+        return self._head.load()
+
+    @property
+    def max_window(self) -> int:
+        return self._safe
+
+    def latest(self, count: int) -> Records | None:
+        """The newest `count` records, oldest first, or None while fewer were ever published."""
+        if count > self._safe:
+            raise ShmError(f"{self._segment.path.name}: a window of {count} does not fit (at most {self._safe})")
+        for _ in range(_TRIES):
+            head = self._head.load()
+            if head < count:
+                return None
+            window = self._copy(head - count, count)
+            if window is not None:
+                return window
+            self.retries += 1
+        raise ShmError(f"{self._segment.path.name}: overrun {_TRIES} times in a row; this reader gets no CPU time")
+
+    def newest(self) -> np.void | None:
+        window = self.latest(1)
+        if window is None:
+            return None
+        record: np.void = window[0]
+        return record
+
+    def since(self, cursor: int, at_most: int) -> tuple[Records, int, int]:
+        """Up to `at_most` records from index `cursor` on: (records, lost, next cursor). `lost` counts those that were
+        overwritten before we came (overrun); they are never skipped in silence."""
+        lost = 0
+        for _ in range(_TRIES):
+            head = self._head.load()
+            oldest = head - self._safe
+            if cursor > head:  # the stream was made anew; whatever it held before is gone
+                return self._records(0), lost, head
+            if cursor < oldest:
+                target = min(head, oldest + self._safe // 8)  # a margin, or a fast writer laps us again at once
+                lost, cursor = lost + target - cursor, target
+            count = min(head - cursor, at_most, self._safe)
+            window = self._copy(cursor, count)
+            if window is not None:
+                return window, lost, cursor + count
+            self.retries += 1
+        return self._records(0), lost, cursor
+
+    def writer_alive(self) -> bool:
+        """Whether the process that last claimed the stream still lives. One poll() a call; no lock, no waiting."""
+        epoch = self._segment["epoch"]
+        if epoch == 0:
+            return False
+        if self._watched[0] != epoch:
+            self._watch(epoch)
+        pidfd = self._watched[1]
+        if pidfd < 0:
+            return False
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        return not poller.poll(0)
+
+    def close(self) -> None:
+        if self._watched[1] >= 0:
+            os.close(self._watched[1])
+            self._watched = (0, -1)
+        self._segment.close()
+
+    def _watch(self, epoch: int) -> None:
+        if self._watched[1] >= 0:
+            os.close(self._watched[1])
+        pid, ticks = self._segment["writer_pid"], self._segment["writer_start_ticks"]
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            pidfd = -1
+        if pidfd >= 0 and process_start_ticks(pid) not in (0, ticks):  # another process got the number
+            os.close(pidfd)
+            pidfd = -1
+        self._watched = (epoch, pidfd)
+
+    def _records(self, count: int) -> Records:
+        return self._buffer[:count].view(self._dtype)[:, 0]
+
+    def _copy(self, first: int, count: int) -> Records | None:
+        """Copy [first, first+count); None if the writer may have touched any of it meanwhile."""
+        if len(self._buffer) < count:
+            self._buffer = np.empty((count, self._ring.shape[1]), np.uint8)
+        if self._fence:
+            self._fence()  # acquire: no slot load before the head load (pairs with the store in commit)
+        at = first & self._mask
+        tail = min(count, self._capacity - at)
+        np.copyto(self._buffer[:tail], self._ring[at : at + tail])
+        if tail < count:
+            np.copyto(self._buffer[tail:count], self._ring[: count - tail])
+        if self._fence:
+            self._fence()  # F_r: no slot load after the second head load (pairs with F_w in slot)
+        if self._head.load() - first > self._safe:
+            return None
+        return self._records(count)

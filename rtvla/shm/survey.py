@@ -1,0 +1,159 @@
+"""One look at everything in a namespace, from read-only mappings: what `rtvla status` and the status block show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rtvla import schema
+from rtvla.clock import MS, SECOND, now_ns
+from rtvla.shm.health import read_row
+from rtvla.shm.hub import Hub
+from rtvla.shm.ring import RingReader
+from rtvla.streams import FRAME_STREAMS, STREAMS, stale_ns
+
+_RECENT_CHUNKS = 20
+
+
+class Survey:
+    """Keeps its mappings and the last heads, so that two looks give rates. Not real-time safe; disturbs nobody."""
+
+    def __init__(self, hub: Hub, stale_ms: Mapping[str, float], windows: tuple[int, int] = (65, 100)) -> None:
+        self._hub, self._stale_ms, self._windows = hub, stale_ms, windows
+        self._readers = {name: hub.reader(name) for name in STREAMS}
+        self._last = {name: (reader.head, now_ns()) for name, reader in self._readers.items()}
+
+    def take(self) -> dict[str, Any]:
+        look = {
+            "namespace": self._hub.namespace,
+            "wall_time_s": time.time(),
+            "processes": self._processes(),
+            "streams": {name: self._stream(name, reader) for name, reader in self._readers.items()},
+            "vl": self._vl(),
+            "actions": self._actions(),
+            "commands": self._commands(),
+            "buffers": self._buffers(),
+            "robot": self._robot(),
+        }
+        look["problems"] = problems(look)
+        return look
+
+    def _processes(self) -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        for path in self._hub.segments():
+            name = path.name.split(".", 2)[2]
+            if name.startswith("health.") and not name.endswith(".tmp"):
+                segment = self._hub.health_segment(name.removeprefix("health."))
+                if segment is not None:
+                    rows[name.removeprefix("health.")] = read_row(segment)
+                    segment.close()
+        restarts = rows.get("supervisor", {}).get("counters", {})
+        for name, row in rows.items():
+            row["restarts"] = int(restarts.get(f"restart.{name}", 0))
+        return rows
+
+    def _stream(self, name: str, reader: RingReader) -> dict[str, Any]:
+        stream, now, head = STREAMS[name], now_ns(), reader.head
+        last_head, last_ns = self._last[name]
+        self._last[name] = (head, now)
+        newest = reader.newest()
+        age_ns = None if newest is None else now - int(newest[stream.time_field])
+        limit_ns = stale_ns(name, self._stale_ms)
+        return {
+            "records": head,
+            "hz": (head - last_head) * SECOND / max(now - last_ns, 1),
+            "nominal_hz": stream.nominal_hz,
+            "age_ms": None if age_ns is None else age_ns / MS,
+            "stale_ms": limit_ns / MS,
+            "state": "empty" if age_ns is None else "stale" if age_ns > limit_ns else "fresh",
+            "writer": stream.writer,
+            "writer_alive": reader.writer_alive(),
+        }
+
+    def _vl(self) -> dict[str, Any]:
+        feature = self._readers["vl_feature"].newest()
+        if feature is None:
+            return {"updates": 0, "update_ms": None, "age_ms": None, "features": 0}
+        seen = feature["view_received_ns"][feature["view_received_ns"] > 0]
+        return {
+            "updates": int(feature["update_number"]),
+            "update_ms": int(feature["update_ns"]) / MS,
+            "age_ms": (now_ns() - int(seen.min())) / MS,  # of the oldest view in it
+            "features": int(feature["index"]) + 1,
+        }
+
+    def _actions(self) -> dict[str, Any]:
+        reader = self._readers["action_chunk"]
+        count = min(reader.head, _RECENT_CHUNKS)
+        chunks = reader.latest(count) if count else None
+        if chunks is None:
+            return {"chunks": 0, "action_ms": None, "total_ms": None, "period_ms": None, "vl_reuse": None}
+        periods = np.diff(chunks["observed_ns"])
+        return {
+            "chunks": reader.head,
+            "action_ms": float(chunks["action_ns"].mean()) / MS,
+            "total_ms": float(chunks["total_ns"].mean()) / MS,
+            "period_ms": float(periods.mean()) / MS if len(periods) else None,
+            "vl_reuse": int(chunks["vl_reuse"][-1]),
+        }
+
+    def _commands(self) -> dict[str, Any]:
+        newest = self._readers["command"].newest()
+        if newest is None:
+            return {"last": None, "reason": None, "age_ms": None}
+        return {
+            "last": schema.COMMAND_KINDS[int(newest["kind"])],
+            "reason": schema.HOLD_REASONS[int(newest["reason"])],
+            "age_ms": (now_ns() - int(newest["decided_ns"])) / MS,
+            "sensor_age_ms": int(newest["sensor_age_ns"]) / MS,
+            "robot_age_ms": int(newest["robot_age_ns"]) / MS,
+            "vl_age_ms": int(newest["vl_age_ns"]) / MS,
+        }
+
+    def _buffers(self) -> dict[str, Any]:
+        """How many samples of each window are young enough to be used."""
+        result: dict[str, Any] = {}
+        for name, window, hz in (
+            ("sensor", self._windows[0], schema.SENSOR_HZ),
+            ("robot", self._windows[1], schema.ROBOT_HZ),
+        ):
+            reader = self._readers[name]
+            records = reader.latest(min(reader.head, window)) if reader.head else None
+            oldest_ns = now_ns() - window * SECOND // hz - stale_ns(name, self._stale_ms)
+            fresh = 0 if records is None else int((records["received_ns"] >= oldest_ns).sum())
+            result[name] = {"fresh": fresh, "window": window}
+        return result
+
+    def _robot(self) -> dict[str, Any] | None:
+        state = self._readers["robot"].newest()
+        if state is None:
+            return None
+        return {"joints_deg": state["joints_deg"].tolist(), "pose_mm_deg": state["pose_mm_deg"].tolist()}
+
+
+def problems(look: Mapping[str, Any]) -> list[str]:
+    """What the person paged at night wants to read first: one line each, nothing if all is well."""
+    found = []
+    for name, row in look["processes"].items():
+        if not row["alive"] and row["state"] != "stopped":
+            found.append(f"{name} is dead (was {row['state']}, pid {row['pid']})")
+        elif row["state"] == "starting":
+            found.append(f"{name} is starting")
+        if "REFUSED" in row["note"]:
+            refused = [part for part in row["note"].split("; ") if "REFUSED" in part]
+            found.append(f"{name}: {'; '.join(refused)}")
+    for name, stream in look["streams"].items():
+        if stream["state"] == "empty":
+            found.append(f"{name} has no data yet (its writer is {stream['writer']})")
+        elif stream["state"] == "stale":
+            found.append(f"{name} is stale: {stream['age_ms']:.0f} ms old, limit {stream['stale_ms']:.0f}")
+    if look["commands"]["last"] == "hold":
+        found.append(f"the robot is held: {look['commands']['reason']}")
+    return found
+
+
+def missing_views(look: Mapping[str, Any]) -> list[str]:
+    return [name.removeprefix("frame.") for name in FRAME_STREAMS if look["streams"][name]["state"] != "fresh"]

@@ -1,0 +1,54 @@
+"""Every test gets its own namespace and fails if it leaves a segment behind."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from rtvla.shm.hub import Hub
+
+
+@pytest.fixture
+def namespace(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A namespace of the test's own; whatever is left in /dev/shm afterwards is a failure, and is removed."""
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    monkeypatch.setenv("RTVLA_NAMESPACE", name)
+    yield name
+    left = [path.name for path in Hub(name).segments()]
+    Hub(name).purge()
+    assert not left, f"left in /dev/shm: {left}"
+
+
+@pytest.fixture
+def hub(namespace: str) -> Iterator[Hub]:
+    """A hub whose segments are the test's to make; they are removed at its end."""
+    hub = Hub(namespace)
+    yield hub
+    hub.purge()
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A function that gives port numbers nobody on loopback uses, for TCP and UDP."""
+    taken: set[int] = set()
+
+    def pick() -> int:
+        while True:
+            with (
+                socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+            ):
+                tcp.bind(("127.0.0.1", 0))
+                port = int(tcp.getsockname()[1])
+                try:
+                    udp.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            if port not in taken:
+                taken.add(port)
+                return port
+
+    return pick

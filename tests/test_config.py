@@ -1,0 +1,103 @@
+"""Settings: defaults, file, overrides; every mistake is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rtvla.config import CONFIG_FOLDER, Config, Network, namespace
+from rtvla.errors import ConfigError
+from rtvla.procs.table import CORE_PLANS, PROCESSES, check, cores_of
+from rtvla.streams import STREAMS
+
+
+def test_default_toml_says_what_the_code_says() -> None:
+    assert Config.load("default") == Config()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_FOLDER.glob("*.toml")), ids=lambda p: p.stem)
+def test_every_shipped_config_loads(path: Path) -> None:
+    check(Config.load(path))
+
+
+def test_overrides_come_after_the_file() -> None:
+    cfg = Config.load("sim", ["policy.rate_hz=20", 'vl_encoder.task_name="Red point"', "realtime.cores.policy=[1]"])
+    assert (cfg.policy.rate_hz, cfg.vl_encoder.task_name, cfg.realtime.cores["policy"]) == (20.0, "Red point", (1,))
+    assert cfg.commander.auto_start
+
+
+def test_a_word_that_is_not_toml_is_taken_as_text() -> None:
+    assert Config.load(None, ["vl_encoder.task_name=Blue point"]).vl_encoder.task_name == "Blue point"
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("polcy.rate_hz=10", 'did you mean "policy"'),
+        ("policy.rate_hs=10", 'did you mean "policy.rate_hz"'),
+        ("policy.rate_hz=fast", "must be float"),
+        ("commander.auto_start=1", "must be bool"),
+        ("policy.flow_steps=2.5", "must be int"),
+        ("network.sensor_port=70000", "network.sensor_port = 70000"),
+        ("commander.workspace_min_mm=[1,2]", "needs 3"),
+        ("commander.workspace_min_mm=[1,2,3]", "both or neither"),
+        ("policy.model_type=diffusion", "flow_matching or regression"),
+        ("vl_encoder.reuse=0", "vl_encoder.reuse = 0"),
+        ("policy", "section.field=value"),
+    ],
+)
+def test_mistakes_are_refused_by_name(setting: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Config.load(None, [setting])
+
+
+def test_a_missing_file_names_the_shipped_ones() -> None:
+    with pytest.raises(ConfigError, match="default, lab, sim"):
+        Config.load("nowhere.toml")
+
+
+def test_names_that_only_the_tables_know_are_checked() -> None:
+    with pytest.raises(ConfigError, match='did you mean "sensor_ingest"'):
+        check(Config.load(None, ["realtime.cores.sensor_ingst=[0]"]))
+    with pytest.raises(ConfigError, match='did you mean "vl_feature"'):
+        check(Config.load(None, ["stale_ms.vl_featur=3.0"]))
+
+
+def test_the_digest_names_the_effective_config() -> None:
+    assert Config.load("default").digest() == Config().digest() != Config.load("sim").digest()
+
+
+def test_listening_never_means_all_interfaces() -> None:
+    assert Network().listen_ip() == "127.0.0.1"
+    assert Network(bind_ip="127.0.0.2").listen_ip() == "127.0.0.2"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "x" * 65])
+def test_a_namespace_cannot_leave_its_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RTVLA_NAMESPACE", name)
+    with pytest.raises(ConfigError, match="RTVLA_NAMESPACE"):
+        namespace()
+
+
+def test_every_stream_has_a_process_that_writes_it() -> None:
+    assert {stream.writer for stream in STREAMS.values()} <= set(PROCESSES)
+
+
+def test_every_need_is_a_process_and_the_commander_needs_the_policy() -> None:
+    for process in PROCESSES.values():
+        assert set(process.needs) <= set(PROCESSES)
+    assert "policy" in PROCESSES["commander"].needs
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 8, 16])
+def test_every_process_gets_cores_that_exist(count: int) -> None:
+    available = list(range(10, 10 + count))
+    for process in PROCESSES.values():
+        cores = cores_of(process, Config(), available)
+        assert cores and set(cores) <= set(available)
+
+
+def test_with_two_cores_the_encoder_is_kept_off_the_control_path() -> None:
+    plan = CORE_PLANS[2]
+    assert not set(plan["vl"]) & set(plan["control"] + plan["policy"] + plan["ingest"])

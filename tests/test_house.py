@@ -1,0 +1,108 @@
+"""The rules of the house, held against the code: who may import whom, and that the map of the house is true."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rtvla
+
+ROOT = Path(rtvla.__file__).parent
+# From the top down: a room may import rooms of lower rows and itself, nothing beside or above it.
+ROWS = (
+    ("cli",),
+    ("procs", "tools", "train", "senders"),
+    ("control", "models", "record", "shm", "wire"),
+    ("streams", "schema", "config"),
+    ("clock", "rt", "stats", "log", "errors"),
+)
+ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
+# `streams` is made of the records in `schema`; `rt` and the rest of the ground floor stand alone.
+ALSO_ALLOWED = {("streams", "schema")}
+TORCH_ROOMS = {"models", "train"}
+TORCH_PROCESSES = {"procs/policy.py", "procs/vl_encoder.py", "procs/model_setup.py"}
+THIRD_PARTY_BELOW = {"numpy", "posix_ipc", "simplejpeg"}  # what rows 2 to 4 may use, models aside
+
+
+def files() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_arrows_point_down_only() -> None:
+    wrong = []
+    for path in files():
+        here = room_of(path)
+        if here in ("__init__", "__main__"):
+            continue
+        assert here in ROW_OF, f"{here} has no row in the house"
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] != "rtvla" or len(parts) < 2 or parts[1] not in ROW_OF:
+                continue
+            there = parts[1]
+            if there != here and ROW_OF[there] <= ROW_OF[here] and (here, there) not in ALSO_ALLOWED:
+                wrong.append(f"{path.relative_to(ROOT)} imports rtvla.{there}")
+    assert not wrong, wrong
+
+
+def test_nobody_imports_a_process() -> None:
+    modules = {f"rtvla.procs.{path.stem}" for path in (ROOT / "procs").glob("*.py")}
+    helpers = {f"rtvla.procs.{name}" for name in ("table", "lifecycle", "notify", "child", "supervisor", "pipeline")}
+    processes = modules - helpers - {"rtvla.procs.__init__", "rtvla.procs.model_setup"}
+    assert "rtvla.procs.commander" in processes
+    wrong = [f"{path.relative_to(ROOT)}: {name}" for path in files() for name in imports(path) & processes]
+    assert not wrong, wrong
+
+
+def test_only_the_models_and_their_processes_import_torch() -> None:
+    for path in files():
+        heavy = {name.split(".")[0] for name in imports(path)} & {"torch", "transformers"}
+        where = str(path.relative_to(ROOT))
+        assert not heavy or room_of(path) in TORCH_ROOMS or where in TORCH_PROCESSES, f"{where} imports {heavy}"
+
+
+def test_only_processes_and_senders_open_sockets() -> None:
+    for path in files():
+        if "zmq" in {name.split(".")[0] for name in imports(path)}:
+            assert room_of(path) in ("procs", "senders"), path
+
+
+def test_an_ingest_process_does_not_load_torch() -> None:
+    for name in ("sensor_ingest", "robot_ingest", "camera_ingest", "commander", "recorder", "monitor"):
+        code = (
+            f"import sys, rtvla.cli, rtvla.procs.{name}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, name
+
+
+def test_the_map_of_the_house_names_every_file() -> None:
+    text = (ROOT / "README.md").read_text()
+    missing = [str(p.relative_to(ROOT)) for p in files() if p.name != "__init__.py" and f"`{p.name}`" not in text]
+    assert not missing, missing
+
+
+@pytest.mark.parametrize("folder", ["rtvla", "tests", "scripts", "benchmarks"])
+def test_no_path_of_a_developer_machine_is_in_the_project(folder: str) -> None:
+    forbidden = ("/wo" + "rk/", "/ro" + "ot/", "10.13" + "0.")
+    for path in sorted((ROOT.parent / folder).rglob("*")):
+        if path.is_file() and path.suffix in (".py", ".toml", ".md", "", ".txt", ".json"):
+            text = path.read_text(errors="replace")
+            assert not [word for word in forbidden if word in text], path
