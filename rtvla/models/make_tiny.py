@@ -1,0 +1,73 @@
+"""make_tiny: a whole small checkpoint with random weights, so that the pipeline runs on a laptop and in tests.
+
+Its actions are random and small (hundredths of a millimetre a step). It is not for a robot.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from rtvla.errors import CheckpointError
+from rtvla.models.backbone import fingerprint_backbone
+from rtvla.models.checkpoint import save_checkpoint
+from rtvla.models.normalize import MeanStd, Statistics
+from rtvla.models.qwen_tiny import DIM, make_tiny_qwen
+from rtvla.models.spec import ModelSpec
+from rtvla.models.vla import VlaModel
+
+_BACKBONE = "vl"
+
+# Round numbers around the start pose of the lab's robot; actions of 0.03 mm and 0.02 deg, gripper fixed near 1.
+_STATISTICS = Statistics(
+    force=MeanStd((0.0,), (1.0,)),
+    aline=MeanStd((0.0,), (1.0,)),
+    robot=MeanStd((0.0,) * 6 + (191.0, 1.0, 309.0, 1.0, 91.0, 1.0), (60.0,) * 6 + (50.0,) * 3 + (60.0,) * 3),
+    action=MeanStd((0.0,) * 6 + (1.0,), (0.03,) * 3 + (0.02,) * 3 + (0.01,)),
+)
+
+
+def make_tiny(
+    folder: str | Path, seed: int = 0, expert: str = "flow_matching", vl_sequence: str = "per_view"
+) -> ModelSpec:
+    """Writes a new checkpoint folder of about 4 MB. The same seed gives the same bytes of weights."""
+    folder = Path(folder)
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists: choose a new folder for the small model")
+    with tempfile.TemporaryDirectory() as workplace:
+        backbone = Path(workplace) / _BACKBONE
+        make_tiny_qwen(backbone, seed)
+        spec = _spec(fingerprint_backbone(backbone), seed, expert, vl_sequence)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = VlaModel(spec, _STATISTICS)
+        save_checkpoint(folder, model, backbone)
+    return spec
+
+
+def _spec(fingerprint: str, seed: int, expert: str, vl_sequence: str) -> ModelSpec:
+    return ModelSpec(
+        name=f"tiny-{expert}-{vl_sequence}-{seed}",
+        vl_backbone=_BACKBONE,
+        vl_fingerprint=fingerprint,
+        sensor_stages=(32, 48, 64, 64),
+        sensor_layers=1,
+        sensor_heads=4,
+        sensor_dim=64,
+        robot_hidden=48,
+        robot_layers=1,
+        robot_heads=4,
+        robot_dim=64,
+        expert=expert,
+        expert_hidden=96,
+        expert_layers=2,
+        expert_heads=4,
+        expert_ff=192,
+        dtype="float32",
+        vl_dim=DIM,
+        vl_sequence=vl_sequence,
+        image_height=108,  # 16:9, so that a 640x360 frame gives the grid that it is made for
+        image_width=192,
+    )

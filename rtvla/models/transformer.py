@@ -1,0 +1,43 @@
+"""The one transformer block of the action model. Pre-norm, no dropout, bidirectional.
+
+Own rather than torch.nn.TransformerEncoder, because that one has a bias on the keys, which softmax cancels: a parameter
+that can never learn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, S, width) -> the same."""
+        batch, length, width = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(query, key, value)
+        x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))
+        return x + self.mlp(self.norm_mlp(x))
+
+
+def blocks(layers: int, width: int, heads: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(*(Block(width, heads, hidden) for _ in range(layers)))
+
+
+def positions(length: int, width: int) -> nn.Parameter:
+    """(1, length, width) learned positions, small beside the tokens that they are added to."""
+    return nn.Parameter(torch.randn(1, length, width) * 0.02)
+
+
+def projection(width: int, out: int) -> nn.Sequential:
+    """From the mean over time to the feature of an encoder."""
+    return nn.Sequential(nn.Linear(width, out), nn.LayerNorm(out), nn.GELU(), nn.Linear(out, out))
