@@ -201,10 +201,10 @@ def up_verb(args: argparse.Namespace) -> int:
 
 
 def run_verb(args: argparse.Namespace) -> int:
-    from rtvla.procs.pipeline import run_one
+    from rtvla.procs.lifecycle import run
 
     log.setup(args.process, verbose=args.verbose)
-    run_one(args.process, Config.load(args.config, args.set))
+    run(args.process, Config.load(args.config, args.set))
     return 0
 
 
@@ -256,7 +256,7 @@ def show_model_verb(args: argparse.Namespace) -> int:
 
 
 def finish_verb(args: argparse.Namespace) -> int:
-    from rtvla.record.writer import finish_run
+    from rtvla.record.finish import finish_run
 
     finish_run(args.folder)
     print(f"{args.folder}: complete")

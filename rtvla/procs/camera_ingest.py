@@ -12,7 +12,7 @@ import zmq
 from rtvla import schema
 from rtvla.clock import now_ns
 from rtvla.config import Config
-from rtvla.errors import WireError
+from rtvla.errors import ConfigError, WireError
 from rtvla.procs.lifecycle import Me, lifecycle
 from rtvla.shm.ring import RingWriter
 from rtvla.wire import camera as wire
@@ -46,7 +46,13 @@ def main(cfg: Config) -> None:
         sock.setsockopt(zmq.LINGER, 0)
         sock.setsockopt(zmq.RCVHWM, 100)  # four seconds of five cameras: older frames are of no use to anyone
         sock.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
-        sock.bind(f"tcp://{cfg.network.listen_ip()}:{cfg.network.camera_port}")
+        address, port = cfg.network.listen_ip(), cfg.network.camera_port
+        try:
+            sock.bind(f"tcp://{address}:{port}")
+        except zmq.ZMQError as error:
+            raise ConfigError(
+                f"network.camera_port = {port}: cannot listen on {address}: {error.strerror}; who has it: ss -tlpn"
+            ) from error
         rings = {view: me.writer(f"frame.{view}") for view in schema.VIEWS}
         me.ready()
         while me.running:

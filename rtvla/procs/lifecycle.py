@@ -9,6 +9,7 @@ with lifecycle("policy", cfg) as me:
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import os
 import select
@@ -19,9 +20,9 @@ from contextlib import contextmanager
 from rtvla import log, rt
 from rtvla.clock import SECOND, Pacer, Tick, now_ns
 from rtvla.config import Config, namespace
-from rtvla.errors import ShmError
+from rtvla.errors import ConfigError, ShmError
 from rtvla.procs.notify import Notifier
-from rtvla.procs.table import PROCESSES, Process, cores_of
+from rtvla.procs.table import PROCESSES, Process, check, cores_of
 from rtvla.shm.hub import Hub
 from rtvla.shm.ring import RingReader, RingWriter
 from rtvla.streams import STREAMS
@@ -142,7 +143,7 @@ class Me:
 
 @contextmanager
 def lifecycle(name: str, cfg: Config) -> Iterator[Me]:
-    """Set up, run the body, clean up. Pinning happens in `prepare`, before anything heavy is imported."""
+    """Set up, run the body, clean up. Pinning happened in `run`, before anything heavy was imported."""
     me = Me(PROCESSES[name], cfg, Hub(namespace()), StopRequest())
     me.log.info("started, config %s, namespace %s", cfg.digest(), me.hub.namespace)
     me.note(_pinned)
@@ -158,8 +159,13 @@ def lifecycle(name: str, cfg: Config) -> Iterator[Me]:
 _pinned: list[rt.Grant] = []
 
 
-def prepare(process: Process, cfg: Config) -> None:
-    """Pin and limit threads. Before torch is imported: its pool keeps the mask and size it was born with."""
-    cores = cores_of(process, cfg)
+def run(name: str, cfg: Config) -> None:
+    """Become the process `name`. Pinned and limited before its module is imported: torch's thread pool keeps the mask
+    and the size it was born with."""
+    check(cfg)
+    if name not in PROCESSES:
+        raise ConfigError(f'no process "{name}"; there are: {", ".join(PROCESSES)}')
+    cores = cores_of(PROCESSES[name], cfg)
     rt.set_thread_environment(len(cores))
     _pinned[:] = [rt.pin(cores)]
+    importlib.import_module(PROCESSES[name].module).main(cfg)

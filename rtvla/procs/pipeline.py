@@ -11,12 +11,12 @@ from typing import Any
 
 from rtvla.clock import SECOND, now_ns, wall_s
 from rtvla.config import Config, namespace
-from rtvla.errors import ConfigError, ShmError
+from rtvla.errors import ShmError
 from rtvla.procs.child import Child
 from rtvla.procs.model_setup import require_checkpoint
 from rtvla.procs.supervisor import Supervisor, clear_leftovers
 from rtvla.procs.table import PROCESSES, check, sender_process
-from rtvla.record.writer import new_run_folder
+from rtvla.record.folder import new_run_folder
 from rtvla.shm.hub import Hub
 
 _LEFTOVERS_WAIT_S = 20.0  # a recorder whose supervisor was killed is still closing its files
@@ -129,16 +129,3 @@ def supervisor_pid(hub: Hub) -> int | None:
     if segment is None or segment.path not in hub.claimed():
         return None
     return segment["writer_pid"]
-
-
-def run_one(name: str, cfg: Config) -> None:
-    """One process in this interpreter: pinned and limited before anything heavy is imported."""
-    import importlib
-
-    from rtvla.procs.lifecycle import prepare
-
-    check(cfg)
-    if name not in PROCESSES:
-        raise ConfigError(f'no process "{name}"; there are: {", ".join(PROCESSES)}')
-    prepare(PROCESSES[name], cfg)
-    importlib.import_module(PROCESSES[name].module).main(cfg)

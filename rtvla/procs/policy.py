@@ -23,8 +23,8 @@ from rtvla.streams import stale_ns
 
 
 def limits_of(cfg: Config) -> Limits:
-    names = ("sensor", "robot", "vl_feature")
-    return Limits(*(stale_ns(name, cfg.stale_ms) for name in names), int(cfg.policy.max_gap_ms * 1e6))
+    sensor, robot, feature = (stale_ns(name, cfg.stale_ms) for name in ("sensor", "robot", "vl_feature"))
+    return Limits(sensor, robot, feature, int(cfg.policy.max_gap_ms * 1e6))
 
 
 class Policy:

@@ -28,7 +28,7 @@ def take(me: Me, parts: list[bytes], ring: RingWriter) -> None:
         me.count(f"dropped.{error.cause}")
         me.events.warn(error.cause, error)
         return
-    if topic != wire.STATE_TOPIC:
+    if topic != wire.Topic.STATE:
         me.count("episode_end")
         return
     record["received_ns"] = received_ns

@@ -12,7 +12,7 @@ import struct
 
 from rtvla.clock import WallOffset, now_ns
 from rtvla.config import Config
-from rtvla.errors import WireError
+from rtvla.errors import ConfigError, WireError
 from rtvla.procs.lifecycle import Me, lifecycle
 from rtvla.shm.ring import RingWriter
 from rtvla.wire import sensor as wire
@@ -39,7 +39,14 @@ def open_socket(me: Me, cfg: Config) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 100_000))
-    sock.bind((cfg.network.listen_ip(), cfg.network.sensor_port))
+    address = (cfg.network.listen_ip(), cfg.network.sensor_port)
+    try:
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"network.sensor_port = {address[1]}: cannot listen on {address[0]}: {error.strerror}; who has it: ss -ulpn"
+        ) from error
     return sock
 
 
@@ -71,8 +78,8 @@ class Receiver:
         except WireError as error:
             self._drop(error.cause, f"{size} bytes")
             return True
-        if headerless:  # the first four bytes of the record went into the head
-            slots[0][:] = bytes(self._head) + bytes(slots[0][: wire.RECORD_BYTES - wire.HEADER_BYTES])
+        if headerless:
+            wire.restore_headerless(self._head, slots[0])
         first = bytes(slots[0])
         if first == self._last:
             self._drop("duplicate", "the same datagram again")

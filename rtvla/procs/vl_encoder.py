@@ -64,6 +64,8 @@ class Encoder:
 
     def _encode_view(self, at: int, begun_ns: int) -> None:
         frame = self._take(at, begun_ns)
+        if frame is None:
+            return
         self._vectors[at] = self._model.encode_view(frame)
         took_ns = now_ns() - begun_ns
         self._renewed[at] = took_ns
@@ -73,19 +75,27 @@ class Encoder:
 
     def _encode_set(self, begun_ns: int) -> None:
         frames = [self._take(at, begun_ns) for at in self._views]
-        feature = self._model.encode_joint(frames)
+        whole = [frame for frame in frames if frame is not None]
+        if len(whole) < len(frames):
+            return
+        feature = self._model.encode_joint(whole)
         took_ns = now_ns() - begun_ns
         self._renewed = dict.fromkeys(self._views, 0) | {self._views[0]: took_ns}
         self._publish(feature, took_ns)
 
-    def _take(self, at: int, begun_ns: int) -> npt.NDArray[np.uint8]:
+    def _take(self, at: int, begun_ns: int) -> npt.NDArray[np.uint8] | None:
         """The newest frame of a view as (H, W, 3) RGB; it goes on record as what the next feature is made of."""
         record = newest(self._readers[at])
         self._heads[at], self._begun_ns[at] = int(record["index"]) + 1, begun_ns
+        try:
+            frame = simplejpeg.decode_jpeg(record["jpeg"][: int(record["n_bytes"])].tobytes(), "RGB")
+        except ValueError as error:  # camera_ingest has decoded it at an eighth of the size; the colours are new
+            self._me.count("dropped.bad_jpeg")
+            self._me.events.warn("bad_jpeg", error)
+            return None
         self._record["view_received_ns"][at] = record["received_ns"]
         self._record["view_index"][at] = record["index"]
-        # decoded whole by camera_ingest already, so this cannot fail on bad input
-        return simplejpeg.decode_jpeg(record["jpeg"][: int(record["n_bytes"])].tobytes(), "RGB")
+        return frame
 
     def _publish(self, feature: npt.NDArray[np.float32], took_ns: int) -> None:
         record = self._record

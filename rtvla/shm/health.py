@@ -68,6 +68,11 @@ class HealthRow:
             at = _register(name, self._row["gauge_names"], self._gauge_at)
         self._gauges[at] = value
 
+    def gauge_value(self, name: str) -> float | None:
+        """What this process, or the one it took over from, last set."""
+        at = self._gauge_at.get(name)
+        return None if at is None else float(self._gauges[at])
+
     def beat(self) -> None:
         """One round of progress. Called by the loop itself, never by a helper thread."""
         self._row["heartbeat_ns"] = now_ns()

@@ -32,6 +32,12 @@ def padded(dtype: np.dtype[np.void], stride: int) -> np.dtype[np.void]:
     return np.dtype({"names": list(names), "formats": formats, "offsets": offsets, "itemsize": stride})
 
 
+def packed(records: Records, dtype: np.dtype[np.void]) -> Records:
+    """A copy of records at slot distance as records without padding, as files and other rooms want them."""
+    raw = np.frombuffer(records, np.uint8).reshape(len(records), records.dtype.itemsize)
+    return np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype)[:, 0]
+
+
 class RingWriter:
     """The one writer of a stream. Not thread-safe. Killed at any instant, it leaves nothing that a reader accepts."""
 
@@ -99,8 +105,9 @@ class RingReader:
         return self._head.load()
 
     @property
-    def max_window(self) -> int:
-        return self._safe
+    def oldest(self) -> int:
+        """The first index that a follower who starts now can read without being lapped at once."""
+        return max(0, self._head.load() - self._safe + self._safe // 8)
 
     def latest(self, count: int) -> Records | None:
         """The newest `count` records, oldest first, or None while fewer were ever published."""

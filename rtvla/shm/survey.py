@@ -18,6 +18,22 @@ from rtvla.streams import FRAME_STREAMS, STREAMS, stale_ns
 _RECENT_CHUNKS = 20
 
 
+def process_rows(hub: Hub) -> dict[str, Any]:
+    """The health row of every process that ever ran in the namespace, with its restarts by the supervisor's count."""
+    rows: dict[str, Any] = {}
+    for path in hub.segments():
+        name = path.name.split(".", 2)[2]
+        if name.startswith("health.") and not name.endswith(".tmp"):
+            segment = hub.health_segment(name.removeprefix("health."))
+            if segment is not None:
+                rows[name.removeprefix("health.")] = read_row(segment)
+                segment.close()
+    restarts = rows.get("supervisor", {}).get("counters", {})
+    for name, row in rows.items():
+        row["restarts"] = int(restarts.get(f"restart.{name}", 0))
+    return rows
+
+
 class Survey:
     """Keeps its mappings and the last heads, so that two looks give rates. Not real-time safe; disturbs nobody."""
 
@@ -30,7 +46,7 @@ class Survey:
         look = {
             "namespace": self._hub.namespace,
             "wall_time_s": time.time(),
-            "processes": self._processes(),
+            "processes": process_rows(self._hub),
             "streams": {name: self._stream(name, reader) for name, reader in self._readers.items()},
             "vl": self._vl(),
             "actions": self._actions(),
@@ -40,20 +56,6 @@ class Survey:
         }
         look["problems"] = problems(look)
         return look
-
-    def _processes(self) -> dict[str, Any]:
-        rows: dict[str, Any] = {}
-        for path in self._hub.segments():
-            name = path.name.split(".", 2)[2]
-            if name.startswith("health.") and not name.endswith(".tmp"):
-                segment = self._hub.health_segment(name.removeprefix("health."))
-                if segment is not None:
-                    rows[name.removeprefix("health.")] = read_row(segment)
-                    segment.close()
-        restarts = rows.get("supervisor", {}).get("counters", {})
-        for name, row in rows.items():
-            row["restarts"] = int(restarts.get(f"restart.{name}", 0))
-        return rows
 
     def _stream(self, name: str, reader: RingReader) -> dict[str, Any]:
         stream, now, head = STREAMS[name], now_ns(), reader.head
