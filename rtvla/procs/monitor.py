@@ -29,7 +29,7 @@ def block(look: dict[str, Any], mean_vl_ms: float) -> str:
         f"--- Status ({time.strftime('%H:%M:%S')}) ---",
         f"VL Updates: {vl['updates']} | VL avg: {_ms(mean_vl_ms)} | oldest view: {_ms(vl['age_ms'])}",
         f"Actions: {actions['chunks']} | Action avg: {_ms(actions['action_ms'], 1)} | total: "
-        f"{_ms(actions['total_ms'], 1)} | period: {_ms(actions['period_ms'], 1)} | VL reuse: {actions['vl_reuse']}",
+        f"{_ms(actions['total_ms'], 1)} | period: {_ms(actions['period_ms'], 1)} | VL reuse: {'-' if actions['vl_reuse'] is None else actions['vl_reuse']}",
         f"Commands: sent {commander.get('dpose', 0)} | held {held} | now: {_now(look['commands'])}",
         f"Images recv: {images}",
     ]
@@ -57,7 +57,7 @@ def waits(look: dict[str, Any]) -> list[str]:
     missing = missing_views(look)
     if look["vl"]["features"] == 0 or look["streams"]["vl_feature"]["state"] == "stale":
         have = len(schema.VIEWS) - len(missing)
-        state = look["processes"].get("vl_encoder", {}).get("state", "not running")
+        state = look["processes"].get("vl_encoder", {}).get("state", "not up yet")
         lines.append(f"[WAIT] VL: False (encoder {state}, images {have}/{len(schema.VIEWS)})")
     if missing:
         lines.append(f"[WAIT] Images: no fresh frame of {', '.join(missing)}")
@@ -67,7 +67,7 @@ def waits(look: dict[str, Any]) -> list[str]:
             lines.append(f"[WAIT] {name.capitalize()}: False ({fill['fresh']}/{fill['window']})")
     policy = look["processes"].get("policy")
     if policy is None or policy["state"] != "ready" or not policy["alive"]:
-        lines.append(f"[WAIT] Policy: {policy['state'] if policy else 'not running'}")
+        lines.append(f"[WAIT] Policy: {policy['state'] if policy else 'not up yet'}")
     return lines
 
 

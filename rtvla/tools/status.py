@@ -38,10 +38,9 @@ def _print_tables(look: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    processes = Table("process", "state", "pid", "up s", "cpu s", "beat ms", "restarts", "counted", box=None)
+    processes = Table("process", "state", "pid", "up s", "cpu s", "beat ms", "restarts", box=None)
     for name, row in look["processes"].items():
         state = row["state"] if row["alive"] else "[red]dead[/red]" if row["state"] != "stopped" else "stopped"
-        counted = ", ".join(f"{key} {value}" for key, value in row["counters"].items() if value)
         processes.add_row(
             name,
             state,
@@ -50,7 +49,6 @@ def _print_tables(look: dict[str, Any]) -> None:
             f"{row['cpu_seconds']:.1f}" if row["cpu_seconds"] is not None else "-",
             f"{row['heartbeat_age_ms']:.0f}",
             str(row["restarts"]),
-            counted,
         )
     streams = Table("stream", "state", "records", "Hz", "nominal", "age ms", "stale ms", "writer", box=None)
     for name, row in look["streams"].items():
@@ -68,6 +66,11 @@ def _print_tables(look: dict[str, Any]) -> None:
     console.print(f"namespace {look['namespace']}")
     console.print(processes)
     console.print(streams)
+    console.print("counted", style="bold")
+    for name, row in look["processes"].items():
+        counted = ", ".join(f"{key} {value}" for key, value in row["counters"].items() if value)
+        if counted:
+            console.print(f" {name}: {counted}", highlight=False)
     for problem in look["problems"]:
         console.print(f"[red]![/red] {problem}")
     if not look["problems"]:
