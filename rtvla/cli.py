@@ -52,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RtvlaError as error:
         print(f"rtvla: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if args.verb is run_verb:  # in a process it is a crash, and its log wants the traceback
+            raise
+        print(f"rtvla: {error}", file=sys.stderr)
+        return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -131,6 +136,7 @@ def _add_pipeline_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParse
     down.set_defaults(verb=down_verb)
     status = verbs.add_parser("status", help="what runs, how old every number is, what is wrong (exit 0, 1 or 3)")
     status.add_argument("--json", action="store_true", help="one JSON document")
+    status.add_argument("--watch", action="store_true", help="a live table, until Ctrl-C")
     status.add_argument("--config", default=None, metavar="FILE", help="for its stale limits")
     status.set_defaults(verb=status_verb)
 
@@ -180,7 +186,7 @@ def config_arguments(args: argparse.Namespace) -> list[str]:
         if flag in vars(args):
             value = getattr(args, flag)
             value = os.path.abspath(value) if flag in ("checkpoint", "out") else value
-            settings.append(f"{setting}={json.dumps(value)}")
+            settings.append(f"{setting}={json.dumps(value, ensure_ascii=False)}")
     options = ["--config", args.config] if args.config else []
     for setting in settings:
         options += ["--set", setting]
@@ -235,7 +241,7 @@ def down_verb(args: argparse.Namespace) -> int:
 def status_verb(args: argparse.Namespace) -> int:
     from rtvla.tools.status import status
 
-    return status(Config.load(args.config), as_json=args.json)
+    return status(Config.load(args.config), as_json=args.json, watch=args.watch)
 
 
 def make_tiny_verb(args: argparse.Namespace) -> int:

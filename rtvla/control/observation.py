@@ -68,15 +68,14 @@ def observe(
     limits: Limits,
 ) -> tuple[Observation | None, Ages | None, str]:
     """(observation, ages, "") or (None, None, reason); the reason is a counter's name."""
-    if sensor is None:
-        return None, None, "sensor_short"
-    if robot is None:
-        return None, None, "robot_short"
-    if feature is None:
-        return None, None, "no_vl_feature"
+    if sensor is None or robot is None or feature is None:
+        parts = (("sensor_short", sensor), ("robot_short", robot), ("no_vl_feature", feature))
+        return None, None, next(why for why, part in parts if part is None)
     if int(feature["fingerprint"]) != fingerprint:
         return None, None, "vl_of_another_model"
     view_ns = feature["view_received_ns"].astype(np.int64)
+    if not (view_ns > 0).any():
+        return None, None, "no_vl_feature"
     view_ages = np.where(view_ns > 0, now_ns - view_ns, -1)
     ages = Ages(
         now_ns - int(sensor["received_ns"][-1]),

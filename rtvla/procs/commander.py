@@ -44,13 +44,14 @@ class Commander:
         self._must_start = cfg.commander.auto_start and me.health.counter("start_done") == 0
         self._still_since: tuple[np.ndarray, int] | None = None
 
-    def tick(self, due_ns: int) -> None:
+    def tick(self, now: int) -> None:
+        """Decide for `now`, the real start of the tick: a late tick takes the step that is due then, not an old one."""
         record = self._record
         chunk, state = self._chunks.newest(), self._robot.newest()
-        self._describe(chunk, due_ns)
-        step = due_step(int(chunk["observed_ns"]), int(chunk["horizon"]), schema.STEP_NS, due_ns) if chunk else -1
+        self._describe(chunk, now)
+        step = due_step(int(chunk["observed_ns"]), int(chunk["horizon"]), schema.STEP_NS, now) if chunk else -1
         record["step"] = step
-        reason = self._why_not(chunk, state, step, due_ns)
+        reason = self._why_not(chunk, state, step, now)
         sent, kind = None, "hold"
         if not reason and chunk is not None and state is not None:
             requested = chunk["actions"][step][:6]
@@ -58,7 +59,7 @@ class Commander:
             sent, shortened, reason = self._guard.check(requested.tolist(), state["pose_mm_deg"].tolist())
             record["clamped"] = int(shortened)
         if not reason and self._must_start and state is not None:
-            kind, reason = self._start(state["pose_mm_deg"], due_ns)
+            kind, reason = self._start(state["pose_mm_deg"], now)
         elif sent is not None and not reason:
             kind, reason = ("dpose", "") if self._send(wire.encode_dpose(sent)) else ("hold", "send_failed")
         record["sent_mm_deg"] = sent if kind == "dpose" and sent is not None else 0
@@ -140,4 +141,4 @@ def main(cfg: Config) -> None:
         commander = Commander(me, cfg, sock)
         me.ready()
         for tick in me.ticks(SECOND / schema.STEP_NS, int(cfg.commander.phase_ms * MS)):
-            commander.tick(tick.due_ns)
+            commander.tick(tick.start_ns)

@@ -29,7 +29,7 @@ def block(look: dict[str, Any], mean_vl_ms: float) -> str:
         f"--- Status ({time.strftime('%H:%M:%S')}) ---",
         f"VL Updates: {vl['updates']} | VL avg: {_ms(mean_vl_ms)} | oldest view: {_ms(vl['age_ms'])}",
         f"Actions: {actions['chunks']} | Action avg: {_ms(actions['action_ms'], 1)} | total: "
-        f"{_ms(actions['total_ms'], 1)} | period: {_ms(actions['period_ms'], 1)} | VL reuse: {'-' if actions['vl_reuse'] is None else actions['vl_reuse']}",
+        f"{_ms(actions['total_ms'], 1)} | period: {_ms(actions['period_ms'], 1)} | VL reuse: {_or_dash(actions['vl_reuse'])}",
         f"Commands: sent {commander.get('dpose', 0)} | held {held} | now: {_now(look['commands'])}",
         f"Images recv: {images}",
     ]
@@ -77,6 +77,10 @@ def _is_loss(counter: str) -> bool:
 
 def _ms(value: float | None, digits: int = 0) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}ms"
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)
 
 
 def _now(command: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rtvla.clock import SECOND, now_ns, wall_s
 from rtvla.config import Config, namespace
-from rtvla.errors import ShmError
+from rtvla.errors import ConfigError, ShmError
 from rtvla.procs.child import Child
 from rtvla.procs.model_setup import require_checkpoint
 from rtvla.procs.supervisor import Supervisor, clear_leftovers
@@ -32,10 +32,8 @@ def up(cfg: Config, arguments: Sequence[str], seconds: float | None) -> int:
     said = _clear(hub)
     if said:
         log.warning("%s", said)
-    if not cfg.recorder.run_folder:
-        folder, _stamp = new_run_folder(Path(cfg.recorder.out_dir), wall_s())
-    else:
-        folder = Path(cfg.recorder.run_folder)
+    hub.create()
+    folder = _run_folder(cfg)
     shared = [*arguments, "--set", f"recorder.run_folder={json.dumps(str(folder.resolve()))}"]
     supervisor = Supervisor(hub, _children(cfg, shared, folder / "logs"), _deadline(hub, seconds))
     log.info("run folder %s, config %s, namespace %s", folder, cfg.digest(), hub.namespace)
@@ -45,6 +43,15 @@ def up(cfg: Config, arguments: Sequence[str], seconds: float | None) -> int:
         supervisor.health.close()
         hub.purge()
         _report(cfg, folder)
+
+
+def _run_folder(cfg: Config) -> Path:
+    if cfg.recorder.run_folder:
+        return Path(cfg.recorder.run_folder)
+    try:
+        return new_run_folder(Path(cfg.recorder.out_dir), wall_s())[0]
+    except OSError as error:
+        raise ConfigError(f'recorder.out_dir = "{cfg.recorder.out_dir}": {error.strerror}; give --out DIR') from error
 
 
 def _clear(hub: Hub) -> str:

@@ -145,11 +145,14 @@ class Supervisor:
             child.state = "stopped"
             if code:
                 self._log.warning("%s ended with %s", child.name, child.last_end)
+            if code > 0:  # it could not finish its work, such as a recorder on a full disk
+                self.exit_code = self.exit_code or EXIT_GAVE_UP
+                self._show_last_words(child)
             return
         self.health.count(f"restart.{child.name}", 0)
         self._log.error("%s ended: %s", child.name, child.last_end)
-        for line in child.last_words() if code > 0 else ():
-            self._log.error("  | %s", line)
+        if code > 0:
+            self._show_last_words(child)
         delay = None if code == EXIT_CONFIG else child.schedule_restart()
         if delay is None:
             child.state = "failed"
@@ -159,6 +162,10 @@ class Supervisor:
             return
         self.health.count(f"restart.{child.name}")
         self._log.info("%s starts again in %.1f s", child.name, delay)
+
+    def _show_last_words(self, child: Child) -> None:
+        for line in child.last_words():
+            self._log.error("  | %s", line)
 
     def _hear_all(self) -> None:
         by_pid = {child.pid: child for child in self._running()}

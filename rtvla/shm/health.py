@@ -107,7 +107,7 @@ def read_row(segment: Segment) -> dict[str, object]:
         "beats": int(row["beats"]),
         "counters": _read(row["counter_names"], row["counters"], int),
         "gauges": _read(row["gauge_names"], row["gauges"], float),
-        "note": bytes(row["note"]).decode(),
+        "note": bytes(row["note"]).decode(errors="replace"),
         "cpu_seconds": _cpu_seconds(pid) if alive else None,
     }
 

@@ -27,6 +27,16 @@ class Hub:
     def reader(self, stream: str) -> RingReader:
         return RingReader(self._open(stream, layout_of(STREAMS[stream]), writable=False))
 
+    def existing_reader(self, stream: str) -> RingReader | None:
+        """For tools that only look: None where the stream was never made."""
+        path = path_of(self.namespace, stream)
+        return RingReader(Segment(path, layout_of(STREAMS[stream]), writable=False)) if path.exists() else None
+
+    def create(self) -> None:
+        """All segments of the table at once, so that a lack of space shows before anything is started."""
+        for name, stream in STREAMS.items():
+            ensure(path_of(self.namespace, name), layout_of(stream))
+
     def health_row(self, process: str) -> health.HealthRow:
         return health.HealthRow(self._open(health.stream_of(process), health.LAYOUT, writable=True))
 

@@ -165,6 +165,8 @@ def _open(path: Path, writable: bool) -> int:
         raise ShmError(f"{path} does not exist: the pipeline is not up in this namespace") from None
     except PermissionError:
         raise ShmError(f"{path} belongs to another user: use another RTVLA_NAMESPACE") from None
+    except OSError as error:
+        raise ShmError(f"{path}: {error.strerror}: not a segment of ours; remove it") from error
 
 
 def ensure(path: Path, layout: Layout) -> None:

@@ -39,29 +39,43 @@ class Survey:
 
     def __init__(self, hub: Hub, stale_ms: Mapping[str, float], windows: tuple[int, int] = (65, 100)) -> None:
         self._hub, self._stale_ms, self._windows = hub, stale_ms, windows
-        self._readers = {name: hub.reader(name) for name in STREAMS}
-        self._last = {name: (reader.head, now_ns()) for name, reader in self._readers.items()}
+        self._readers: dict[str, RingReader] = {}
+        self._open()
+        self._last = {name: (self._head(name), now_ns()) for name in STREAMS}
+
+    def _open(self) -> None:
+        """Map what exists and was not there before. Never makes a segment: whoever looks must leave no trace."""
+        for name in STREAMS:
+            if name not in self._readers and (reader := self._hub.existing_reader(name)):
+                self._readers[name] = reader
+
+    def _head(self, name: str) -> int:
+        return self._readers[name].head if name in self._readers else 0
+
+    def _newest(self, name: str) -> np.void | None:
+        return self._readers[name].newest() if name in self._readers else None
 
     def take(self) -> dict[str, Any]:
+        self._open()
         look = {
             "namespace": self._hub.namespace,
             "wall_time_s": time.time(),
             "processes": process_rows(self._hub),
-            "streams": {name: self._stream(name, reader) for name, reader in self._readers.items()},
+            "streams": {name: self._stream(name) for name in STREAMS},
             "vl": self._vl(),
             "actions": self._actions(),
             "commands": self._commands(),
             "buffers": self._buffers(),
             "robot": self._robot(),
         }
-        look["problems"] = problems(look)
+        look["problems"], look["notes"] = problems(look), notes(look)
         return look
 
-    def _stream(self, name: str, reader: RingReader) -> dict[str, Any]:
-        stream, now, head = STREAMS[name], now_ns(), reader.head
+    def _stream(self, name: str) -> dict[str, Any]:
+        stream, now, head = STREAMS[name], now_ns(), self._head(name)
         last_head, last_ns = self._last[name]
         self._last[name] = (head, now)
-        newest = reader.newest()
+        newest = self._newest(name)
         age_ns = None if newest is None else now - int(newest[stream.time_field])
         limit_ns = stale_ns(name, self._stale_ms)
         return {
@@ -72,11 +86,11 @@ class Survey:
             "stale_ms": limit_ns / MS,
             "state": "empty" if age_ns is None else "stale" if age_ns > limit_ns else "fresh",
             "writer": stream.writer,
-            "writer_alive": reader.writer_alive(),
+            "writer_alive": name in self._readers and self._readers[name].writer_alive(),
         }
 
     def _vl(self) -> dict[str, Any]:
-        feature = self._readers["vl_feature"].newest()
+        feature = self._newest("vl_feature")
         if feature is None:
             return {"updates": 0, "update_ms": None, "age_ms": None, "features": 0}
         seen = feature["view_received_ns"][feature["view_received_ns"] > 0]
@@ -88,14 +102,14 @@ class Survey:
         }
 
     def _actions(self) -> dict[str, Any]:
-        reader = self._readers["action_chunk"]
-        count = min(reader.head, _RECENT_CHUNKS)
-        chunks = reader.latest(count) if count else None
+        head = self._head("action_chunk")
+        count = min(head, _RECENT_CHUNKS)
+        chunks = self._readers["action_chunk"].latest(count) if count else None
         if chunks is None:
             return {"chunks": 0, "action_ms": None, "total_ms": None, "period_ms": None, "vl_reuse": None}
         periods = np.diff(chunks["observed_ns"])
         return {
-            "chunks": reader.head,
+            "chunks": head,
             "action_ms": float(chunks["action_ns"].mean()) / MS,
             "total_ms": float(chunks["total_ns"].mean()) / MS,
             "period_ms": float(periods.mean()) / MS if len(periods) else None,
@@ -103,7 +117,7 @@ class Survey:
         }
 
     def _commands(self) -> dict[str, Any]:
-        newest = self._readers["command"].newest()
+        newest = self._newest("command")
         if newest is None:
             return {"last": None, "reason": None, "age_ms": None}
         return {
@@ -122,15 +136,15 @@ class Survey:
             ("sensor", self._windows[0], schema.SENSOR_HZ),
             ("robot", self._windows[1], schema.ROBOT_HZ),
         ):
-            reader = self._readers[name]
-            records = reader.latest(min(reader.head, window)) if reader.head else None
+            head = self._head(name)
+            records = self._readers[name].latest(min(head, window)) if head else None
             oldest_ns = now_ns() - window * SECOND // hz - stale_ns(name, self._stale_ms)
             fresh = 0 if records is None else int((records["received_ns"] >= oldest_ns).sum())
             result[name] = {"fresh": fresh, "window": window}
         return result
 
     def _robot(self) -> dict[str, Any] | None:
-        state = self._readers["robot"].newest()
+        state = self._newest("robot")
         if state is None:
             return None
         return {"joints_deg": state["joints_deg"].tolist(), "pose_mm_deg": state["pose_mm_deg"].tolist()}
@@ -144,9 +158,6 @@ def problems(look: Mapping[str, Any]) -> list[str]:
             found.append(f"{name} is dead (was {row['state']}, pid {row['pid']})")
         elif row["state"] == "starting":
             found.append(f"{name} is starting")
-        if "REFUSED" in row["note"]:
-            refused = [part for part in row["note"].split("; ") if "REFUSED" in part]
-            found.append(f"{name}: {'; '.join(refused)}")
     for name, stream in look["streams"].items():
         if stream["state"] == "empty":
             found.append(f"{name} has no data yet (its writer is {stream['writer']})")
@@ -155,6 +166,16 @@ def problems(look: Mapping[str, Any]) -> list[str]:
     if look["commands"]["last"] == "hold":
         found.append(f"the robot is held: {look['commands']['reason']}")
     return found
+
+
+def notes(look: Mapping[str, Any]) -> list[str]:
+    """What the kernel refused to each process. It runs without, only less punctual; so no problem, but worth a line."""
+    return [
+        f"{name}: {part}"
+        for name, row in look["processes"].items()
+        for part in row["note"].split("; ")
+        if "REFUSED" in part
+    ]
 
 
 def missing_views(look: Mapping[str, Any]) -> list[str]:
