@@ -29,7 +29,8 @@ def block(look: dict[str, Any], mean_vl_ms: float) -> str:
         f"--- Status ({time.strftime('%H:%M:%S')}) ---",
         f"VL Updates: {vl['updates']} | VL avg: {_ms(mean_vl_ms)} | oldest view: {_ms(vl['age_ms'])}",
         f"Actions: {actions['chunks']} | Action avg: {_ms(actions['action_ms'], 1)} | total: "
-        f"{_ms(actions['total_ms'], 1)} | period: {_ms(actions['period_ms'], 1)} | VL reuse: {_or_dash(actions['vl_reuse'])}",
+        f"{_ms(actions['total_ms'], 1)} | period: {_ms(actions['period_ms'], 1)} | "
+        f"VL reuse: {_or_dash(actions['vl_reuse'])}",
         f"Commands: sent {commander.get('dpose', 0)} | held {held} | now: {_now(look['commands'])}",
         f"Images recv: {images}",
     ]

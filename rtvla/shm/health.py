@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def read_row(segment: Segment) -> dict[str, object]:
         "counters": _read(row["counter_names"], row["counters"], int),
         "gauges": _read(row["gauge_names"], row["gauges"], float),
         "note": bytes(row["note"]).decode(errors="replace"),
-        "cpu_seconds": _cpu_seconds(pid) if alive else None,
+        **(_used(pid) if alive else {"cpu_seconds": None, "rss_mb": None}),
     }
 
 
@@ -128,10 +129,11 @@ def _read(names: np.ndarray, values: np.ndarray, kind: type) -> Mapping[str, obj
     return {name: kind(values[at]) for name, at in _known(names).items()}
 
 
-def _cpu_seconds(pid: int) -> float | None:
+def _used(pid: int) -> dict[str, float | None]:
+    """CPU time and resident memory by the kernel's account."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return {"cpu_seconds": None, "rss_mb": None}
+    ticks, pages = int(fields[11]) + int(fields[12]), int(fields[21])
+    return {"cpu_seconds": ticks / os.sysconf("SC_CLK_TCK"), "rss_mb": pages * os.sysconf("SC_PAGE_SIZE") / 1e6}

@@ -65,7 +65,7 @@ def page(look: dict[str, Any]) -> Group:
 
 
 def _processes(look: dict[str, Any]) -> Table:
-    table = Table("process", "state", "pid", "up s", "cpu s", "beat ms", "restarts", box=None)
+    table = Table("process", "state", "pid", "up s", "cpu s", "MB", "beat ms", "restarts", box=None)
     for name, row in look["processes"].items():
         is_dead = not row["alive"] and row["state"] != "stopped"
         table.add_row(
@@ -74,6 +74,7 @@ def _processes(look: dict[str, Any]) -> Table:
             str(row["pid"]),
             f"{row['up_s']:.0f}",
             f"{row['cpu_seconds']:.1f}" if row["cpu_seconds"] is not None else "-",
+            f"{row['rss_mb']:.0f}" if row["rss_mb"] is not None else "-",
             f"{row['heartbeat_age_ms']:.0f}",
             str(row["restarts"]),
         )
