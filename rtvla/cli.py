@@ -262,8 +262,12 @@ def show_model_verb(args: argparse.Namespace) -> int:
 
 
 def finish_verb(args: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
     from rtvla.record.finish import finish_run
 
-    finish_run(args.folder)
-    print(f"{args.folder}: complete")
+    with Progress() as bar:
+        task = bar.add_task("sensor samples", total=None)
+        finished = finish_run(args.folder, lambda done, total: bar.update(task, completed=done, total=total))
+    print(json.dumps({"recorded": finished.recorded, "repaired_bytes": finished.repaired_bytes}))
     return 0

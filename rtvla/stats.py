@@ -1,10 +1,10 @@
 """Durations in constant memory: a histogram of fixed log-spaced bins. The same code for health, bench and analysis.
 
-256 bins a decade from 1 us to 1000 s (2304 bins, 18 KiB), all values in integer nanoseconds. Count, sum, sum of squares,
-minimum and maximum are exact (Python integers), so mean and standard deviation are too. A percentile differs from
-numpy's (method "linear") by less than 1 % of it, because each of the two order statistics that it lies between is off
-by less than the width of its bin, 0.91 %. Values below 1 us and from 1000 s on share one bin at each end and are only
-known to lie between that border and the extreme value that was seen.
+256 bins a decade from 1 us to 1000 s (2304 bins, 18 KiB), all values in integer nanoseconds. Count, sum, sum of
+squares, minimum and maximum are exact (Python integers), so mean and standard deviation are too. A percentile differs
+from numpy's (method "linear") by less than 1 % of it, because each of the two order statistics that it lies between is
+off by less than the width of its bin, 0.91 %. Values below 1 us and from 1000 s on share one bin at each end and are
+only known to lie between that border and the extreme value that was seen.
 """
 
 from __future__ import annotations

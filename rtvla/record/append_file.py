@@ -24,9 +24,10 @@ class AppendFile:
         self.size = os.fstat(self._fd).st_size
         self.next_index = 0
         self.recorded = 0  # records in the file
+        self.repeated = 0  # records that came again and were left out
         self.write_failed = 0  # records lost since it was opened
         self.repaired_bytes = 0  # cut off when it was opened
-        self.error = ""
+        self.error = ""  # of the last append, empty if it went well
         self._dirty = False  # bytes after `size` that do not belong there
 
     def tail_after(self, size: int) -> bytes:
@@ -46,7 +47,7 @@ class AppendFile:
             self.write_failed += records
             self._undo()
             return False
-        self._dirty = False
+        self._dirty, self.error = False, ""
         self.size += len(block)
         self.recorded += records
         return True
@@ -95,6 +96,8 @@ class AppendFile:
 
     def sync(self) -> None:
         """Have the disk hold what was written: against a power cut; a kill needs no such thing."""
+        if self._fd < 0:
+            return
         try:
             os.fdatasync(self._fd)
         except OSError as error:
@@ -115,7 +118,7 @@ def write_all(fd: int, data: bytes, at: int) -> None:
 
 
 def replace_file(path: Path, data: bytes, temp: Path) -> None:
-    """Write `data` to `temp` and rename it: readers of `path` see the old content or all of the new. May raise OSError."""
+    """Write `data` to `temp` and rename it: a reader of `path` sees the old content or all of the new, never a part."""
     with open(temp, "wb", buffering=0) as file:
         write_all(file.fileno(), data, 0)
     os.replace(temp, path)

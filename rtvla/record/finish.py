@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rtvla.record.folder import Paths, stamp_of
 from rtvla.record.sensor_npz import Progress
-from rtvla.record.writer import RunWriter, read_summary
+from rtvla.record.summary_file import read_summary
+from rtvla.record.writer import RunWriter
 
 
 @dataclass(frozen=True)

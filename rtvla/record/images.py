@@ -49,6 +49,7 @@ class ViewFolder:
             self.error = f"{self._folder.name}: {error.strerror}"
             return False
         self.recorded += 1
+        self.error = ""
         return True
 
     def close(self) -> None:

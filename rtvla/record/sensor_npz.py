@@ -52,6 +52,16 @@ class SensorRaw(AppendFile):
         return self.append_block(samples.tobytes(), len(samples))
 
 
+class FinishedSamples:
+    """The npz of a finished run, which takes no more. The count is in the header of any of its arrays."""
+
+    def __init__(self, npz: Path) -> None:
+        self.write_failed, self.error = 0, ""
+        with zipfile.ZipFile(npz) as archive, archive.open("timestamps.npy") as member:
+            np.lib.format.read_magic(member)
+            (self.recorded,), _, _ = np.lib.format.read_array_header_1_0(member)
+
+
 def raw_to_npz(raw: Path, npz: Path, progress: Progress | None = None) -> int:
     """Turn a whole raw file into an npz and remove it. Returns the number of samples.
 
@@ -69,16 +79,9 @@ def raw_to_npz(raw: Path, npz: Path, progress: Progress | None = None) -> int:
         raw.unlink()
     except OSError as error:
         temp.unlink(missing_ok=True)
-        raise RtvlaError(f"{npz.name}: {error.strerror}; the samples stay in {raw.name}, make space and finish again")
+        why = f"{npz.name}: {error.strerror}; the samples stay in {raw.name}, make space and finish the run again"
+        raise RtvlaError(why) from error
     return count
-
-
-def samples_in(npz: Path) -> int:
-    """How many samples a finished npz holds, from the header of one array."""
-    with zipfile.ZipFile(npz) as archive, archive.open("indices.npy") as member:
-        np.lib.format.read_magic(member)
-        shape, _, _ = np.lib.format.read_array_header_1_0(member)
-    return int(shape[0])
 
 
 def _write_archive(source: IO[bytes], target: IO[bytes], count: int, progress: Progress) -> None:

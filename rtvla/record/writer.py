@@ -6,40 +6,48 @@ from `next_index` on and each is on disk once. Not real-time safe (it writes fil
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rtvla.errors import RtvlaError
 from rtvla.record import rows
-from rtvla.record.append_file import AppendFile, replace_file
+from rtvla.record.append_file import AppendFile
 from rtvla.record.folder import Paths, lock
 from rtvla.record.images import ViewFolder
 from rtvla.record.json_list import JsonList
 from rtvla.record.json_text import to_json
-from rtvla.record.lines import JsonLines, parse_object
+from rtvla.record.lines import JsonLines
 from rtvla.record.robot_csv import RobotCsv
-from rtvla.record.sensor_npz import Progress, SensorRaw, raw_to_npz, samples_in
-from rtvla.record.summary import Summary
+from rtvla.record.sensor_npz import FinishedSamples, Progress, SensorRaw, raw_to_npz
+from rtvla.record.summary_file import SummaryFile, read_summary
 from rtvla.schema import SENSOR, VIEWS
 
 Counts = Mapping[str, Mapping[str, int]]
+
+
+class Sink(Protocol):
+    """What a file and a folder of images have in common."""
+
+    recorded: int
+    write_failed: int
+    error: str
 
 
 class RunWriter:
     """Files of one run. No append raises OSError: what a full disk takes is counted in `write_failed`, by sink.
 
     Sinks are named as their streams (`action_chunk` for the timings, `command`, `robot`, `sensor`, `frame.<view>`),
-    and `inference_results`, which is made of the chunks as well. `mono_to_wall_s` turns CLOCK_MONOTONIC ns into epoch s.
+    and `inference_results`, which is made of the chunks as well. `mono_to_wall_s`: CLOCK_MONOTONIC ns to epoch s.
     """
 
     def __init__(self, folder: Path, stamp: str, save_data: bool, mono_to_wall_s: Callable[[int], float]) -> None:
         self._paths, self._to_wall_s = Paths(folder, stamp), mono_to_wall_s
-        self._lock = lock(folder)
+        self._lock: int | None = lock(folder)
         self._timings = JsonLines(self._paths.timings, lambda row: int(row["action_id"]) - 1)
         self._results = JsonList(self._paths.results, lambda row: int(row["action_id"]) - 1)
         self._commands = JsonLines(self._paths.commands, lambda row: int(row["index"]))
@@ -48,6 +56,7 @@ class RunWriter:
             "inference_results": self._results,
             "command": self._commands,
         }
+        self._sinks: dict[str, Sink] = dict(self._files)
         self._views: dict[str, ViewFolder] = {}
         self._robot: RobotCsv | None = None
         self._sensor: SensorRaw | None = None
@@ -55,7 +64,7 @@ class RunWriter:
         self.is_finished = self._paths.sensor_npz.exists() and not self._paths.sensor_raw.exists()
         if save_data:
             self._open_data()
-        self._summary, self._summary_failed = summary_of(self._paths.timings), 0
+        self._summary = SummaryFile(self._paths.summary, self._timings)
         self._vl_update = self._timings.last_row["vl_update_number"] if self._timings.last_row else None
         self._failed_before = _failed_before(read_summary(self._paths.summary))
 
@@ -64,12 +73,16 @@ class RunWriter:
         if not self.is_finished:
             self._files["sensor"] = self._sensor = SensorRaw(self._paths.sensor_raw)
         self._views = {view: ViewFolder(self._paths.images, view) for view in VIEWS}
+        self._sinks["robot"], self._sinks["sensor"] = (
+            self._robot,
+            self._sensor or FinishedSamples(self._paths.sensor_npz),
+        )
+        self._sinks |= {f"frame.{name}": view for name, view in self._views.items()}
 
     def chunks(self, records: np.ndarray) -> None:
         """schema.CHUNK records in order; those that are already on disk are left out, file by file."""
         if len(fresh := _fresh(self._timings, records)):
-            lines = [self._timing(record) for record in fresh]
-            self._timings.append_lines(lines)
+            self._timings.append_lines([self._timing(record) for record in fresh])
         if len(fresh := _fresh(self._results, records)):
             self._results.append_elements([to_json(rows.result_row(record)) for record in fresh])
 
@@ -99,42 +112,53 @@ class RunWriter:
         if self._views:
             self._views[view].save(record)
 
-    def summary(self, restarts: Mapping[str, int], counters: Counts, lost: Mapping[str, Mapping[str, int]]) -> None:
+    def summary(self, restarts: Mapping[str, int], counters: Counts, lost: Counts) -> None:
         """Rewrite performance_summary as one atomic replacement. `lost` is by stream and cause; what could not be
         written here is added as cause `write_failed`.
+
+        After a restart in a long run the old summary stays until all timings have been read again: 1 hour takes 10
+        calls. close() and finish() wait for that.
         """
-        document = self._summary.document()
-        all_lost: dict[str, dict[str, int]] = {stream: dict(causes) for stream, causes in lost.items()}
+        self._summary.rewrite(partial(self._beside_statistics, restarts, counters, lost))
+
+    def _beside_statistics(self, restarts: Mapping[str, int], counters: Counts, lost: Counts) -> dict[str, Any]:
+        all_lost = {stream: dict(causes) for stream, causes in lost.items()}
         for sink, failed in self.write_failed.items():
             if failed:
                 all_lost.setdefault(sink, {})["write_failed"] = failed
-        document |= {"recorded": self.recorded, "lost": all_lost, "restarts": restarts, "counters": counters}
-        path = self._paths.summary
-        try:
-            replace_file(path, to_json(document, indent=2).encode(), path.with_name(f".{path.name}.tmp"))
-        except OSError:
-            self._summary_failed += 1
+        known = {"recorded": self.recorded, "repeated": self.repeated, "lost": all_lost}
+        return known | {"restarts": restarts, "counters": counters}
 
     def flush(self) -> None:
         """Wait until the disk has it, against a power cut. Against a kill nothing is needed: nothing is held back."""
         for file in self._files.values():
             file.sync()
 
-    def finish(self, progress: Progress | None = None) -> None:
-        """Close all files, then turn the raw samples into the npz, which takes seconds per GB. For good: no append
-        after it. Raises RtvlaError if the npz cannot be written (disk full): the raw file stays, finish_run goes on.
-        """
+    def close(self) -> None:
+        """Close all files and let others write in the folder; the run can be opened again. Twice is once."""
+        if self._lock is None:
+            return
+        self._summary.close()
         self.flush()
         for file in self._files.values():
             file.close()
         for view in self._views.values():
             view.close()
+        os.close(self._lock)
+        self._lock = None
+
+    def finish(self, progress: Progress | None = None) -> None:
+        """Turn the raw samples into the npz, which takes seconds per GB, and close. For good: no append after it.
+
+        Raises RtvlaError if the npz cannot be written (disk full): the raw file stays, `finish_run` does it later.
+        """
         try:
             if self._sensor is not None:
+                self._sensor.close()
                 raw_to_npz(self._paths.sensor_raw, self._paths.sensor_npz, progress)
                 self.is_finished = True
         finally:
-            os.close(self._lock)
+            self.close()
 
     @property
     def next_index(self) -> dict[str, int]:
@@ -148,23 +172,27 @@ class RunWriter:
     @property
     def recorded(self) -> dict[str, int]:
         """Records on disk by sink, over all restarts of the writer."""
-        counts = {name: file.recorded for name, file in self._files.items()}
-        if self._views and self._sensor is None:
-            counts["sensor"] = samples_in(self._paths.sensor_npz)
-        return counts | {f"frame.{view}": folder.recorded for view, folder in self._views.items()}
+        return {name: sink.recorded for name, sink in self._sinks.items()}
 
     @property
     def write_failed(self) -> dict[str, int]:
-        """Records that could not be written by sink, over all restarts; `performance_summary`: rewrites."""
-        now = {name: file.write_failed for name, file in self._files.items()}
-        now |= {f"frame.{view}": folder.write_failed for view, folder in self._views.items()}
-        now["performance_summary"] = self._summary_failed
+        """Records that could not be written by sink, over all restarts; `performance_summary`: its rewrites."""
+        now = {name: sink.write_failed for name, sink in self._sinks.items()}
+        now["performance_summary"] = self._summary.write_failed
         return {name: now.get(name, 0) + self._failed_before.get(name, 0) for name in now | self._failed_before}
 
     @property
+    def repeated(self) -> dict[str, int]:
+        """Records left out because their index was on disk already, by sink, since this writer was opened: a few after
+        a restart. Many mean that a stream was made anew under a run that goes on.
+        """
+        return {name: file.repeated for name, file in self._files.items() if file.repeated}
+
+    @property
     def errors(self) -> list[str]:
-        """The last error of each sink that had one, for the log."""
-        return [sink.error for sink in (*self._files.values(), *self._views.values()) if sink.error]
+        """Why each sink that fails at present does, for the log."""
+        errors = (*(sink.error for sink in self._sinks.values()), self._summary.error)
+        return [error for error in errors if error]
 
     @property
     def repaired_bytes(self) -> dict[str, int]:
@@ -175,35 +203,16 @@ class RunWriter:
         update = int(record["vl_update_number"])
         row = rows.timing_row(record, first_of_update=update != self._vl_update)
         self._vl_update = update
-        self._summary.add(row)
         return to_json(row)
 
 
 def _fresh(file: AppendFile, records: np.ndarray) -> np.ndarray:
     """Those that this file has not been given yet; from now on it has been given all of these."""
     fresh: np.ndarray = records[records["index"] >= file.next_index]
+    file.repeated += len(records) - len(fresh)
     if len(fresh):
         file.next_index = int(fresh["index"][-1]) + 1
     return fresh
-
-
-def summary_of(timings: Path) -> Summary:
-    """The statistics over a whole file of timings, read line by line."""
-    summary = Summary()
-    with open(timings, "rb") as lines:
-        for line in lines:
-            if (row := parse_object(line)) is not None:
-                summary.add(row)
-    return summary
-
-
-def read_summary(path: Path) -> dict[str, Any]:
-    """The summary that was written last; empty where there is none, or no whole one."""
-    try:
-        document = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _failed_before(document: dict[str, Any]) -> dict[str, int]:
