@@ -25,6 +25,7 @@ class Stream:
     nominal_hz: float
     stale_ms: float  # age above which nobody may act on it; config [stale_ms] overrides
     burst: int = 1
+    wakes: bool = False  # its writer wakes readers that sleep on it
 
     @property
     def time_field(self) -> str:
@@ -39,7 +40,7 @@ _TABLE = (
     # 1.6 s of samples; a batch of 15 samples may be on its way into the slots
     Stream("sensor", "sensor_ingest", schema.SENSOR, "ring", 1024, schema.SENSOR_HZ, 150, burst=15),
     Stream("robot", "robot_ingest", schema.ROBOT, "ring", 1024, schema.ROBOT_HZ, 150),
-    *(Stream(f"frame.{view}", "camera_ingest", schema.FRAME, "ring", 16, 5, 1000) for view in schema.VIEWS),
+    *(Stream(f"frame.{view}", "camera_ingest", schema.FRAME, "ring", 16, 5, 1000, wakes=True) for view in schema.VIEWS),
     Stream("vl_feature", "vl_encoder", schema.VL_FEATURE, "latest", 4, 2.5, 1500),
     Stream("action_chunk", "policy", schema.CHUNK, "ring", 64, 10, 250),
     Stream("command", "commander", schema.COMMAND, "ring", 64, 10, 250),

@@ -23,7 +23,7 @@ from rtvla.procs.lifecycle import Me, lifecycle
 from rtvla.procs.model_setup import require_checkpoint, resolve_device
 from rtvla.shm.ring import RingReader
 
-_IDLE_S = 0.002
+_IDLE_S = 0.01  # the view that is waited for may be the one whose camera is gone
 
 
 class Encoder:
@@ -61,6 +61,14 @@ class Encoder:
         else:
             self._encode_view(min(fresh, key=lambda at: self._begun_ns[at]), now)
         return True
+
+    def wait(self) -> None:
+        """Sleep until the view that is next in turn has a new frame, but not for long: others may have one sooner."""
+        at = min(self._views, key=lambda at: self._begun_ns[at])
+        if self._readers[at].head > self._heads[at]:  # there is one already, and it is not due yet
+            self._me.stop.wait(_IDLE_S)
+        else:
+            self._readers[at].wait(self._heads[at], _IDLE_S)
 
     def _encode_view(self, at: int, begun_ns: int) -> None:
         frame = self._take(at, begun_ns)
@@ -140,5 +148,5 @@ def main(cfg: Config) -> None:
         me.ready()
         while me.running:
             if not encoder.step():
-                me.stop.wait(_IDLE_S)
+                encoder.wait()
             me.beat()

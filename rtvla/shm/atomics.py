@@ -5,11 +5,13 @@ On x86-64 (total store order) an aligned 8-byte `mov` is all that is needed: `me
 NOT such a store: it writes zeros into the target first, and readers see them.
 Every other CPU gets real fences and ordered accesses from libatomic through ctypes; without it we refuse to start,
 because plain accesses there do give torn windows (herd7: AArch64 publish with plain stores, "possible").
+RTVLA_FENCES=1 forces the fenced path on x86-64 too, so that tests and the benchmark run it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from collections.abc import Callable
 
@@ -18,7 +20,8 @@ import numpy as np
 from rtvla.errors import ShmError
 
 _SEQ_CST, _ACQUIRE, _RELEASE = 5, 2, 3
-NEEDS_FENCES = platform.machine() not in ("x86_64", "AMD64")
+FENCES_VARIABLE = "RTVLA_FENCES"
+IS_FENCED = platform.machine() not in ("x86_64", "AMD64") or os.environ.get(FENCES_VARIABLE) == "1"  # once, at import
 
 
 def _libatomic() -> ctypes.PyDLL:
@@ -33,12 +36,17 @@ def _libatomic() -> ctypes.PyDLL:
 
 def full_fence() -> Callable[[], None] | None:
     """A full memory fence to call between data and counter, or None where the CPU needs none."""
-    if not NEEDS_FENCES:
+    if not IS_FENCED:
         return None
     function = _libatomic().atomic_thread_fence
     function.argtypes, function.restype = [ctypes.c_int], None
     order = ctypes.c_int(_SEQ_CST)
     return lambda: function(order)
+
+
+def address_of(view: memoryview, offset_bytes: int = 0) -> int:
+    """Where a byte of a mapping lies in this process. Works for read-only mappings too."""
+    return int(np.frombuffer(view, np.uint8).ctypes.data) + offset_bytes
 
 
 class Counter:
@@ -50,18 +58,19 @@ class Counter:
         index = offset_bytes // 8
         self.load: Callable[[], int]
         self.store: Callable[[int], None]
-        if NEEDS_FENCES:
+        if IS_FENCED:
             self._bind_libatomic(words, offset_bytes)
         else:
-            self.load = lambda: int(words[index])
+            self.load = lambda: words[index]
             self.store = lambda value: words.__setitem__(index, value)
 
     def _bind_libatomic(self, words: memoryview, offset_bytes: int) -> None:
         library = _libatomic()
-        load, store = library.__atomic_load_8, library.__atomic_store_8
+        # by string: inside a class Python would mangle the two leading underscores
+        load, store = getattr(library, "__atomic_load_8"), getattr(library, "__atomic_store_8")
         load.argtypes, load.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_uint64
         store.argtypes, store.restype = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int], None
-        address = ctypes.c_void_p(np.frombuffer(words, np.uint8).ctypes.data + offset_bytes)
+        address = ctypes.c_void_p(address_of(words, offset_bytes))
         acquire, release = ctypes.c_int(_ACQUIRE), ctypes.c_int(_RELEASE)
         self._keep_mapped = words
         self.load = lambda: int(load(address, acquire))

@@ -12,7 +12,7 @@ from rtvla.streams import STREAMS, Stream
 
 
 def layout_of(stream: Stream) -> Layout:
-    return Layout(stream.dtype, stream.depth, stream.burst)
+    return Layout(stream.dtype, stream.depth, stream.burst, stream.wakes)
 
 
 @dataclass(frozen=True)

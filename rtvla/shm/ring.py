@@ -19,6 +19,7 @@ import numpy as np
 from rtvla.errors import ShmError
 from rtvla.shm.atomics import Counter, full_fence
 from rtvla.shm.segment import HEADER_BYTES, OFFSETS, Segment, process_start_ticks
+from rtvla.shm.wakeup import Waiter, waker
 
 Records = np.ndarray[Any, np.dtype[np.void]]
 _TRIES = 16
@@ -50,9 +51,11 @@ class RingWriter:
         self._head = Counter(segment.words, OFFSETS["head"])
         self.next_index = self._head.load()  # a successor goes on where the last writer published
         self._fence = full_fence()
+        self._wake = waker(segment.words, OFFSETS["head"]) if layout.wakes else None
         starts = range(HEADER_BYTES, HEADER_BYTES + layout.capacity * layout.stride, layout.stride)
         self._slots = [segment.view[at : at + layout.dtype.itemsize] for at in starts]
         self._records = segment.array().view(padded(layout.dtype, layout.stride))[:, 0]
+        self._words, self._first_word, self._slot_words = segment.words, HEADER_BYTES // 8, layout.stride // 8
 
     def slot(self, ahead: int = 0) -> memoryview:
         """The bytes of record `next_index + ahead` (ahead < burst), to be filled in place and then committed."""
@@ -67,17 +70,26 @@ class RingWriter:
 
     def commit(self, count: int = 1) -> None:
         """Publish the next `count` slots, which the caller has filled."""
-        for ahead in range(count):
-            self.record(ahead)["index"] = self.next_index + ahead
-        self.next_index += count
-        self._head.store(self.next_index)  # release: pairs with the first head load of every reader
+        index = self.next_index
+        self.next_index = end = index + count
+        while index < end:  # a record begins with its own index
+            self._words[self._first_word + (index & self._mask) * self._slot_words] = index
+            index += 1
+        self._head.store(end)  # release: pairs with the first head load of every reader
+        if self._wake:
+            self._wake()  # after the store: who goes to sleep from now on sees the new head
 
     def put(self, record: np.void | Records) -> int:
         """Copy one record into the next slot and publish it. Returns its index."""
-        self.slot()[:] = record.tobytes()
-        index = self.next_index
+        return self.put_bytes(record.tobytes())
+
+    def put_bytes(self, data: bytes | memoryview) -> int:
+        """The same for the bytes of a record; its index field is written for it."""
+        if self._fence:
+            self._fence()  # F_w, as in slot
+        self._slots[self.next_index & self._mask][:] = data
         self.commit()
-        return index
+        return self.next_index - 1
 
     def close(self) -> None:
         self._segment.close()
@@ -97,6 +109,7 @@ class RingReader:
         self._ring = segment.array()
         self._buffer = np.empty((0, layout.stride), np.uint8)
         self.retries = 0
+        self._waiter: Waiter | None = None
         self._watched: tuple[int, int] = (0, -1)  # writer epoch, pidfd
 
     @property
@@ -148,6 +161,15 @@ class RingReader:
                 return window, lost, cursor + count
             self.retries += 1
         return self._records(0), lost, cursor
+
+    def wait(self, seen: int, timeout_s: float) -> bool:
+        """Sleep without CPU until more than `seen` records are published. False: not yet, after the timeout or a
+        signal. Only streams whose layout `wakes` come sooner than the timeout."""
+        if self._head.load() == seen:
+            if self._waiter is None:
+                self._waiter = Waiter(self._segment.words, OFFSETS["head"])
+            self._waiter.wait(seen, timeout_s)
+        return self._head.load() != seen
 
     def writer_alive(self) -> bool:
         """Whether the process that last claimed the stream still lives. One poll() a call; no lock, no waiting."""

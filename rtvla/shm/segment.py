@@ -7,6 +7,7 @@ The layout and every step are in README.md beside this file.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import json
 import mmap
@@ -35,6 +36,7 @@ OFFSETS = {
     "stride": 40,
     "record_bytes": 48,
     "burst": 56,
+    "boot_id": 64,
     "writer_pid": 128,
     "writer_start_ticks": 136,
     "epoch": 144,
@@ -50,8 +52,12 @@ class Layout:
     dtype: np.dtype[np.void]
     capacity: int
     burst: int = 1
+    wakes: bool = False  # whether the writer wakes readers that sleep; no part of the layout on disk
 
     def __post_init__(self) -> None:
+        first = (self.dtype.names or ("",))[0]
+        if self.capacity > 1 and (first != "index" or self.dtype[first] != np.dtype("<u8")):
+            raise ValueError(f"{self.dtype}: a record begins with its index (u64)")
         if self.capacity < 1 or self.capacity & (self.capacity - 1):
             raise ValueError(f"capacity {self.capacity}: must be a power of two")
 
@@ -79,7 +85,14 @@ class Layout:
             "stride": self.stride,
             "record_bytes": self.dtype.itemsize,
             "burst": self.burst,
+            "boot_id": boot_id(),
         }
+
+
+@functools.cache
+def boot_id() -> int:
+    """Names this boot: monotonic times and process numbers of another one mean nothing here."""
+    return int(Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[:16], 16)
 
 
 def path_of(namespace: str, stream: str) -> Path:
