@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 from rtvla import __version__, log
 from rtvla.config import Config, namespace
 from rtvla.errors import CheckpointError, ConfigError, RtvlaError
+from rtvla.shm.hub import Hub
+from rtvla.shm.survey import process_rows
 
 EXIT_ABSENT, EXIT_CONFIG = 3, 78
 
@@ -59,6 +62,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: must be a finite number")
+    return value
+
+
+def positive(text: str) -> float:
+    value = finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be above 0")
+    return value
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rtvla",
@@ -81,7 +98,6 @@ def _add_infer(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="run the pipeline with the flags of the old receiver",
         description="Receive sensor, camera and robot data, predict action chunks at 10 Hz, command the robot, and "
         "write the run's files to DIR/async_inference_YYYYmmdd_HHMMSS. Ctrl-C stops in order: the commander first.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
     model = infer.add_argument_group("model")
@@ -96,7 +112,7 @@ def _add_infer(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     robot.add_argument(
         "--auto-start", action="store_true", help="send `start` once everything is ready; it MOVES the arm"
     )
-    robot.add_argument("--start-pose", nargs=6, type=float, metavar="V", help="x y z mm, a b c deg (191 1 309 1 91 1)")
+    robot.add_argument("--start-pose", nargs=6, type=finite, metavar="V", help="x y z mm, a b c deg (191 1 309 1 91 1)")
     robot.add_argument("--robot-ip", metavar="IP", help="robot PC: state publisher and command receiver (127.0.0.1)")
     robot.add_argument("--robot-port", type=int, metavar="PORT", help="robot state, ZMQ SUB (5556)")
     robot.add_argument("--command-port", type=int, metavar="PORT", help="robot commands, ZMQ PUSH (5000)")
@@ -107,7 +123,7 @@ def _add_infer(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     data.add_argument("--save-data", action="store_true", help="also keep images, sensor samples and robot states")
     data.add_argument("--out", metavar="DIR", help="where the run folder is made (.)")
     run = infer.add_argument_group("run")
-    run.add_argument("--seconds", type=float, metavar="N", default=None, help="stop N s after the first chunk")
+    run.add_argument("--seconds", type=positive, metavar="N", default=None, help="stop N s after the first chunk")
     run.add_argument("--sim", action="store_true", default=False, help="start simulated sensor, cameras and robot too")
     _add_config_flags(run)
     infer.set_defaults(verb=infer_verb)
@@ -124,7 +140,7 @@ def _add_config_flags(parser: argparse._ActionsContainer) -> None:
 def _add_pipeline_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     up = verbs.add_parser("up", help="run the supervised pipeline of a config")
     _add_config_flags(up)
-    up.add_argument("--seconds", type=float, metavar="N", default=None, help="stop N s after the first chunk")
+    up.add_argument("--seconds", type=positive, metavar="N", default=None, help="stop N s after the first chunk")
     up.set_defaults(verb=up_verb)
     run = verbs.add_parser("run", help="run one process in this terminal (or under systemd)")
     run.add_argument("process", help="recorder, monitor, sensor_ingest, robot_ingest, camera_ingest, vl_encoder, ...")
@@ -217,7 +233,6 @@ def run_verb(args: argparse.Namespace) -> int:
 def down_verb(args: argparse.Namespace) -> int:
     from rtvla.procs.pipeline import supervisor_pid
     from rtvla.procs.supervisor import clear_leftovers
-    from rtvla.shm.hub import Hub
 
     hub = Hub(namespace())
     pid = supervisor_pid(hub)
@@ -233,9 +248,21 @@ def down_verb(args: argparse.Namespace) -> int:
                 return 1
             time.sleep(0.1)
         print(f"stopped supervisor {pid}")
+    elif not args.purge:
+        return _no_supervisor(hub)
     if args.purge:
         print(clear_leftovers(hub) or "nothing was left in shared memory")
     return 0
+
+
+def _no_supervisor(hub: Hub) -> int:
+    """Segments without a supervisor: name who still lives, and what can be done."""
+    alive = {name: row["pid"] for name, row in process_rows(hub).items() if row["alive"]}
+    if alive:
+        print(f"no supervisor, but these still run: {', '.join(f'{n} (kill -9 {pid})' for n, pid in alive.items())}")
+    else:
+        print("no supervisor and no process; remove what is left in shared memory with: rtvla down --purge")
+    return 1
 
 
 def status_verb(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import os
 import socket
 import tomllib
@@ -25,6 +26,14 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 NAMESPACE_VARIABLE = "RTVLA_NAMESPACE"  # the only thing read from the environment: tests, two pipelines on one machine
 
 
+def _within(section: str, values: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Every number of a section lies where it makes sense. NaN lies nowhere."""
+    for name, (low, high) in ranges.items():
+        value = getattr(values, name)
+        if not low <= value <= high:
+            raise ConfigError(f"{section}.{name} = {value}: must be from {low:g} to {high:g}")
+
+
 @dataclass(frozen=True)
 class Network:
     """Addresses. `bind_ip = "auto"` is the address of this host that faces the robot: never all interfaces."""
@@ -37,10 +46,8 @@ class Network:
     command_port: int = 5000
 
     def __post_init__(self) -> None:
-        for name in ("sensor_port", "camera_port", "robot_port", "command_port"):
-            port = getattr(self, name)
-            if not 0 < port < 65536:
-                raise ConfigError(f"network.{name} = {port}: must be a port number from 1 to 65535")
+        names = ("sensor_port", "camera_port", "robot_port", "command_port")
+        _within("network", self, dict.fromkeys(names, (1, 65535)))
 
     def listen_ip(self) -> str:
         """The address to bind. No packet is sent: connecting a UDP socket only asks the routing table."""
@@ -67,10 +74,16 @@ class Realtime:
     timer_slack_ns: int = 1
     cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # per process; default: procs/table.py
 
+    def __post_init__(self) -> None:
+        _within("realtime", self, {"timer_slack_ns": (1, 1e9)})
+
 
 @dataclass(frozen=True)
 class SensorIngest:
     receive_buffer_bytes: int = 8 * 1024 * 1024  # 208 KiB, the usual default, lost packets during stalls
+
+    def __post_init__(self) -> None:
+        _within("sensor_ingest", self, {"receive_buffer_bytes": (65536, 2**30)})
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,7 @@ class VlEncoder:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.reuse < 1:
-            raise ConfigError(f"vl_encoder.reuse = {self.reuse}: must be at least 1 chunk per feature")
+        _within("vl_encoder", self, {"reuse": (1, 1e9)})
 
 
 @dataclass(frozen=True)
@@ -91,11 +103,10 @@ class Policy:
     model_type: str = ""  # if given, the checkpoint must be of this type
     flow_steps: int = 0  # 0: as the checkpoint says
     device: str = "auto"
-    max_gap_ms: float = 100.0  # by this much may a window span more time than its rate says
+    max_gap_ms: float = 50.0  # by this much may a window span more time than its rate says
 
     def __post_init__(self) -> None:
-        if self.rate_hz <= 0:
-            raise ConfigError(f"policy.rate_hz = {self.rate_hz}: must be positive")
+        _within("policy", self, {"rate_hz": (0.1, 1e6), "flow_steps": (0, 1000), "max_gap_ms": (0, 1000)})
         if self.model_type not in ("", "flow_matching", "regression"):
             raise ConfigError(f'policy.model_type = "{self.model_type}": must be flow_matching or regression')
 
@@ -120,8 +131,25 @@ class Commander:
                 raise ConfigError(f"commander.{name} has {len(value)} numbers: needs {length}")
         if len(self.workspace_min_mm) != len(self.workspace_max_mm):
             raise ConfigError("commander.workspace_min_mm and workspace_max_mm: give both or neither")
-        if self.max_step_mm <= 0 or self.max_step_deg <= 0:
-            raise ConfigError("commander.max_step_mm and max_step_deg must be positive")
+        # What is above 0.1 the robot PC discards without a word, so a larger limit here would only hide the loss.
+        _within(
+            "commander",
+            self,
+            {
+                "phase_ms": (0, 100),
+                "max_step_mm": (1e-6, 0.1),
+                "max_step_deg": (1e-6, 0.1),
+                "start_tolerance_mm": (1e-3, 10),
+            },
+        )
+        for low, high, start in zip(self.workspace_min_mm, self.workspace_max_mm, self.start_pose_mm_deg, strict=False):
+            if not low < high:
+                raise ConfigError(f"commander.workspace_min_mm {low:g} is not below workspace_max_mm {high:g}")
+            if not low <= start <= high:
+                raise ConfigError(
+                    f"commander.start_pose_mm_deg: {start:g} mm lies outside the workspace {low:g} to {high:g}; "
+                    "`start` would drive the arm out of it"
+                )
 
 
 @dataclass(frozen=True)
@@ -134,6 +162,9 @@ class Recorder:
 @dataclass(frozen=True)
 class Monitor:
     period_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        _within("monitor", self, {"period_s": (0.1, 3600)})
 
 
 @dataclass(frozen=True)
@@ -155,6 +186,11 @@ class Config:
     monitor: Monitor = field(default_factory=Monitor)
     simulation: Simulation = field(default_factory=Simulation)
     stale_ms: Mapping[str, float] = field(default_factory=dict)  # per stream; default: streams.py
+
+    def __post_init__(self) -> None:
+        for name, limit in self.stale_ms.items():
+            if not 1 <= limit <= 60_000:
+                raise ConfigError(f"stale_ms.{name} = {limit}: must be from 1 to 60000")
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -245,7 +281,9 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
             raise ConfigError(f'"{path}" = {value!r}: must be a table')
         return {name: _convert(args[1], item, f"{path}.{name}") for name, item in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if type(value) is not kind:
         raise ConfigError(f'"{path}" = {value!r}: must be {kind.__name__}, not {type(value).__name__}')
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f'"{path}" = {value}: must be a finite number')
     return value

@@ -119,6 +119,7 @@ HOLD_REASONS = (
     "send_failed",
     "starting",
     "vl_encoder_dead",
+    "step_done",
 )
 
 COMMAND = np.dtype(

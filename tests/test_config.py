@@ -22,8 +22,8 @@ def test_every_shipped_config_loads(path: Path) -> None:
 
 
 def test_overrides_come_after_the_file() -> None:
-    cfg = Config.load("sim", ["policy.rate_hz=20", 'vl_encoder.task_name="Red point"', "realtime.cores.policy=[1]"])
-    assert (cfg.policy.rate_hz, cfg.vl_encoder.task_name, cfg.realtime.cores["policy"]) == (20.0, "Red point", (1,))
+    cfg = Config.load("sim", ["policy.rate_hz=20", 'vl_encoder.task_name="Red point"', "realtime.cores.policy=[0]"])
+    assert (cfg.policy.rate_hz, cfg.vl_encoder.task_name, cfg.realtime.cores["policy"]) == (20.0, "Red point", (0,))
     assert cfg.commander.auto_start
 
 
@@ -44,12 +44,37 @@ def test_a_word_that_is_not_toml_is_taken_as_text() -> None:
         ("commander.workspace_min_mm=[1,2,3]", "both or neither"),
         ("policy.model_type=diffusion", "flow_matching or regression"),
         ("vl_encoder.reuse=0", "vl_encoder.reuse = 0"),
+        ("commander.max_step_mm=nan", "finite"),
+        ("commander.max_step_mm=inf", "finite"),
+        ("commander.max_step_mm=5.0", "from 1e-06 to 0.1"),
+        ("policy.rate_hz=0", "from 0.1"),
+        ("policy.flow_steps=-3", "policy.flow_steps = -3"),
+        ("stale_ms.robot=-1", "stale_ms.robot = -1"),
+        ("stale_ms.robot=1e9", "stale_ms.robot = 1000000000"),
+        ("monitor.period_s=0", "monitor.period_s = 0"),
         ("policy", "section.field=value"),
     ],
 )
 def test_mistakes_are_refused_by_name(setting: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Config.load(None, [setting])
+
+
+def test_the_workspace_must_be_a_box_that_holds_the_start_pose() -> None:
+    box = ["commander.workspace_min_mm=[180,-10,300]", "commander.workspace_max_mm=[200,10,320]"]
+    Config.load(None, box)
+    with pytest.raises(ConfigError, match="150 mm lies outside the workspace"):
+        Config.load(None, [*box, "commander.start_pose_mm_deg=[150,1,309,1,91,1]"])
+    with pytest.raises(ConfigError, match="is not below"):
+        Config.load(None, ["commander.workspace_min_mm=[200,-10,300]", "commander.workspace_max_mm=[180,10,320]"])
+    with pytest.raises(ConfigError, match="finite"):
+        Config.load(None, ["commander.workspace_min_mm=[nan,nan,nan]", "commander.workspace_max_mm=[1,1,1]"])
+
+
+def test_cores_must_exist() -> None:
+    for cores in ("[]", "[4095]"):
+        with pytest.raises(ConfigError, match="this host has cores"):
+            check(Config.load(None, [f"realtime.cores.policy={cores}"]))
 
 
 def test_a_missing_file_names_the_shipped_ones() -> None:

@@ -44,4 +44,5 @@ def _shorten(vector: Sequence[float], limit: float) -> tuple[float, float, float
     if largest <= limit:
         return x, y, z, False
     scale = limit / largest
-    return x * scale, y * scale, z * scale, True
+    x, y, z = (max(-limit, min(limit, v * scale)) for v in (x, y, z))  # rounding must not end above the limit
+    return x, y, z, True

@@ -6,6 +6,8 @@ for it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -26,11 +28,42 @@ if TYPE_CHECKING:
     from rtvla.models.qwen_vl import VLEncoder
 
 WEIGHTS, SPEC, STATS = "weights.safetensors", "spec.json", "stats.json"
+CHECKSUMS = "checksums.json"  # SHA-256 of the three others: a bit that flips in a weight moves an arm
 _HOW_TO_GET_ONE = "the small local model: rtvla model make-tiny DIR"
 
 
 def load_spec(folder: str | Path) -> ModelSpec:
-    return ModelSpec.from_json(_text(Path(folder), SPEC))
+    """The spec of a checkpoint whose files are all there and as they were saved."""
+    folder = Path(folder)
+    spec = ModelSpec.from_json(_text(folder, SPEC))
+    verify_files(folder)
+    return spec
+
+
+def write_checksums(folder: Path) -> None:
+    """Vouch for the files as they are now."""
+    checksums = {name: _sha256(folder / name) for name in (WEIGHTS, SPEC, STATS)}
+    (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=2))
+
+
+def verify_files(folder: Path) -> None:
+    """Raises CheckpointError by name for a file that is missing or is not what was saved. About 1 s per GB."""
+    try:
+        wanted = json.loads(_text(folder, CHECKSUMS))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"checkpoint {folder}: {CHECKSUMS} is not JSON ({error}); copy it again") from None
+    for name in (WEIGHTS, SPEC, STATS):
+        try:
+            found = _sha256(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {folder}: {name}: {error.strerror}; {_HOW_TO_GET_ONE}") from None
+        if not isinstance(wanted, dict) or wanted.get(name) != found:
+            raise CheckpointError(f"checkpoint {folder}: {name} is not the file that was saved; copy it again")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_policy(
@@ -82,6 +115,7 @@ def save_checkpoint(
         save_file(model.state_dict(), partial / WEIGHTS)
         (partial / SPEC).write_text(spec.to_json())
         (partial / STATS).write_text(model.statistics.to_json())
+        write_checksums(partial)
         if backbone is not None:
             shutil.copytree(backbone, partial / spec.vl_backbone)
         for path in partial.rglob("*.safetensors"):

@@ -52,6 +52,7 @@ def _spec(fingerprint: str, seed: int, expert: str, vl_sequence: str) -> ModelSp
         name=f"tiny-{expert}-{vl_sequence}-{seed}",
         vl_backbone=_BACKBONE,
         vl_fingerprint=fingerprint,
+        trained=False,
         sensor_stages=(32, 48, 64, 64),
         sensor_layers=1,
         sensor_heads=4,

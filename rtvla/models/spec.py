@@ -56,6 +56,7 @@ class ModelSpec:
     vl_backbone: str  # a folder beside spec.json, or a hub name such as Qwen/Qwen2.5-VL-3B-Instruct
     vl_fingerprint: str  # backbone.fingerprint_backbone of it; "" (a hub name only) means: not pinned
     format_version: int = FORMAT_VERSION
+    trained: bool = True  # False: random weights; rtvla runs them on loopback only
 
     horizon: int = 8  # steps in a chunk
     action_dim: int = schema.ACTION_DIM

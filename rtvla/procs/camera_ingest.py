@@ -13,6 +13,7 @@ from rtvla import schema
 from rtvla.clock import now_ns
 from rtvla.config import Config
 from rtvla.errors import ConfigError, WireError
+from rtvla.procs.arrival import QueueDelay
 from rtvla.procs.lifecycle import Me, lifecycle
 from rtvla.shm.ring import RingWriter
 from rtvla.wire import camera as wire
@@ -21,8 +22,8 @@ _JPEG_AT = schema.FRAME.fields["jpeg"][1] if schema.FRAME.fields else 0
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # above this ZMQ itself drops the connection
 
 
-def take(me: Me, parts: list[bytes], rings: dict[str, RingWriter]) -> None:
-    received_ns = now_ns()
+def take(me: Me, parts: list[bytes], rings: dict[str, RingWriter], queues: dict[str, QueueDelay]) -> None:
+    now = now_ns()
     try:
         message = wire.decode(parts)
     except WireError as error:
@@ -32,7 +33,7 @@ def take(me: Me, parts: list[bytes], rings: dict[str, RingWriter]) -> None:
     ring = rings[message.view]
     slot, record = ring.slot(), ring.record()
     size = len(message.jpeg)
-    record["received_ns"] = received_ns
+    record["received_ns"] = now - queues[message.view].delay_ns(message.sampled_s, now)
     record["sampled_s"], record["sent_s"] = message.sampled_s, message.sent_s
     record["camera"] = message.camera.encode()[:48]
     record["width"], record["height"], record["n_bytes"] = message.width, message.height, size
@@ -54,10 +55,11 @@ def main(cfg: Config) -> None:
                 f"network.camera_port = {port}: cannot listen on {address}: {error.strerror}; who has it: ss -tlpn"
             ) from error
         rings = {view: me.writer(f"frame.{view}") for view in schema.VIEWS}
+        queues = {view: QueueDelay(me, f"frame.{view}") for view in schema.VIEWS}
         me.ready()
         while me.running:
             if sock.poll(100):
-                take(me, sock.recv_multipart(), rings)
+                take(me, sock.recv_multipart(), rings, queues)
             me.beat()
         while sock.poll(0):
-            take(me, sock.recv_multipart(), rings)
+            take(me, sock.recv_multipart(), rings, queues)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from rtvla import rt
 from rtvla.clock import SECOND, now_ns
@@ -55,8 +56,7 @@ class Child:
         environment.pop("WATCHDOG_PID", None)
         parent = os.getpid()
         with_us = signal.SIGTERM if self.process.outlives_supervisor else signal.SIGKILL
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log_path, "ab") as log:
+        with self._open_log() as log:
             self._popen = subprocess.Popen(
                 [sys.executable, "-m", "rtvla", *self.command],
                 env=environment,
@@ -72,6 +72,14 @@ class Child:
         self.kill_at_ns = 0
         self.state = "starting" if self.process.notifies else "ready"
         self._starts_ns.append(self.started_ns)
+
+    def _open_log(self) -> BinaryIO:
+        """Its log, or nothing at all: a disk that is full or gone must not keep a process from being restarted."""
+        try:
+            self.log_path.parent.mkdir(parents=True, exist_ok=True)
+            return open(self.log_path, "ab")
+        except OSError:
+            return open(os.devnull, "ab")
 
     def hear(self, message: str) -> bool:
         """One notify datagram. True if it became ready by it."""
@@ -147,6 +155,9 @@ class Child:
 
     def last_words(self, lines: int = 4) -> list[str]:
         """The end of its log, to show with an unexpected end."""
-        with open(self.log_path, "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
-            return log.read().decode(errors="replace").splitlines()[-lines:]
+        try:
+            with open(self.log_path, "rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+                return log.read().decode(errors="replace").splitlines()[-lines:]
+        except OSError as error:
+            return [f"(no log: {error.strerror})"]

@@ -16,7 +16,7 @@ import numpy as np
 import zmq
 
 from rtvla import schema
-from rtvla.clock import MS, SECOND, now_ns
+from rtvla.clock import MS, SECOND
 from rtvla.config import Config
 from rtvla.control.chunk import due_step
 from rtvla.control.safety import Guard
@@ -43,6 +43,7 @@ class Commander:
         # Asked once a run, also across a restart of this process: `start` moves the arm to the start pose.
         self._must_start = cfg.commander.auto_start and me.health.counter("start_done") == 0
         self._still_since: tuple[np.ndarray, int] | None = None
+        self._last_step, self._last_sent_ns = self._before_restart()
 
     def tick(self, now: int) -> None:
         """Decide for `now`, the real start of the tick: a late tick takes the step that is due then, not an old one."""
@@ -53,15 +54,17 @@ class Commander:
         record["step"] = step
         reason = self._why_not(chunk, state, step, now)
         sent, kind = None, "hold"
-        if not reason and chunk is not None and state is not None:
+        if not reason and self._must_start and state is not None:
+            kind, reason = self._start(state["pose_mm_deg"], now)
+        elif not reason and chunk is not None and state is not None:
             requested = chunk["actions"][step][:6]
             record["requested_mm_deg"] = requested
             sent, shortened, reason = self._guard.check(requested.tolist(), state["pose_mm_deg"].tolist())
             record["clamped"] = int(shortened)
-        if not reason and self._must_start and state is not None:
-            kind, reason = self._start(state["pose_mm_deg"], now)
-        elif sent is not None and not reason:
-            kind, reason = ("dpose", "") if self._send(wire.encode_dpose(sent)) else ("hold", "send_failed")
+            if sent is not None:
+                kind, reason = ("dpose", "") if self._send(wire.encode_dpose(sent)) else ("hold", "send_failed")
+        if kind == "dpose" and chunk is not None:
+            self._last_step, self._last_sent_ns = (int(chunk["index"]), step), now
         record["sent_mm_deg"] = sent if kind == "dpose" and sent is not None else 0
         self._conclude(kind, reason)
 
@@ -73,9 +76,21 @@ class Commander:
             ("vl_encoder_dead", lambda: not self._features.writer_alive()),
             ("chunk_late", lambda: now - int(chunk["observed_ns"]) > self._chunk_stale_ns),  # type: ignore[index]
             ("chunk_finished", lambda: step >= int(chunk["horizon"])),  # type: ignore[index]
+            # A late tick is followed by one on time: without this the robot PC would add up two steps in one period.
+            ("step_done", lambda: (int(chunk["index"]), step) == self._last_step or self._is_too_soon(now)),  # type: ignore[index]
             ("robot_stale", lambda: state is None or now - int(state["received_ns"]) > self._robot_stale_ns),
         )
         return next((reason for reason, is_so in checks if is_so()), "")
+
+    def _is_too_soon(self, now: int) -> bool:
+        return now - self._last_sent_ns < schema.STEP_NS // 2
+
+    def _before_restart(self) -> tuple[tuple[int, int], int]:
+        """(chunk, step) and time of the last step that this process, or the one it took over from, has sent."""
+        last = self._me.reader("command").newest()
+        if last is None or schema.COMMAND_KINDS[int(last["kind"])] != "dpose":
+            return (-1, -1), -schema.STEP_NS
+        return (int(last["chunk_index"]), int(last["step"])), int(last["decided_ns"])
 
     def _start(self, pose: np.ndarray, now: int) -> tuple[str, str]:
         """Send `start` once, then hold until the arm stands still at the start pose."""
@@ -105,7 +120,7 @@ class Commander:
     def _describe(self, chunk: np.void | None, now: int) -> None:
         """Ages at this tick of what the chunk was made from, so that each command carries them."""
         record = self._record
-        record["decided_ns"] = now_ns()
+        record["decided_ns"] = now
         record["requested_mm_deg"], record["clamped"] = 0, 0
         if chunk is None:
             record["chunk_index"] = 0

@@ -99,7 +99,7 @@ class Me:
     def note(self, grants: list[rt.Grant]) -> None:
         """Put on record, once, what the kernel granted and refused."""
         self._grants = [*getattr(self, "_grants", []), *grants]
-        self.health.note("; ".join(map(str, self._grants)))
+        self.health.note("\n".join(map(str, self._grants)))
         for grant in grants:
             self.log.log(logging.INFO if grant.granted else logging.WARNING, "%s", grant)
 

@@ -1,17 +1,19 @@
-"""What the two model processes share before they load anything: which checkpoint, which device."""
+"""What the model processes and whoever starts them share before anything is loaded: which checkpoint, which device."""
 
 from __future__ import annotations
 
-import json
+import ipaddress
 from pathlib import Path
 
 from rtvla.config import Config
 from rtvla.errors import ConfigError
+from rtvla.models.spec import ModelSpec
 
 HOW_TO_GET_ONE = "the small local model: rtvla model make-tiny DIR, then --checkpoint DIR"
 
 
 def require_checkpoint(cfg: Config) -> Path:
+    """The checkpoint folder of the config, after its spec was read and held against what was asked for."""
     if not cfg.policy.checkpoint:
         raise ConfigError(f"policy.checkpoint is empty: name a checkpoint folder; {HOW_TO_GET_ONE}")
     path = Path(cfg.policy.checkpoint)
@@ -19,7 +21,25 @@ def require_checkpoint(cfg: Config) -> Path:
         raise ConfigError(
             f'policy.checkpoint = "{path}": no spec.json there, so no checkpoint folder; {HOW_TO_GET_ONE}'
         )
+    spec = ModelSpec.from_json((path / "spec.json").read_text())
+    asked = cfg.policy.model_type
+    if asked and spec.expert != asked:
+        raise ConfigError(f"checkpoint {path}: expert is {spec.expert}, but {asked} was asked for")
+    if cfg.policy.flow_steps and spec.expert != "flow_matching":
+        raise ConfigError(f"policy.flow_steps = {cfg.policy.flow_steps}: {path} is a {spec.expert} model; leave it out")
+    if not spec.trained and not _is_loopback(cfg.network.robot_ip):
+        raise ConfigError(
+            f"checkpoint {path} has random weights and network.robot_ip = {cfg.network.robot_ip} is a real robot: "
+            "such a model is for simulated robots on this machine only"
+        )
     return path
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 def resolve_device(name: str) -> str:
@@ -38,5 +58,5 @@ def window_sizes(checkpoint: str) -> tuple[int, int]:
     path = Path(checkpoint) / "spec.json"
     if not checkpoint or not path.is_file():
         return 65, 100
-    spec = json.loads(path.read_text())
-    return int(spec["sensor_window"]), int(spec["robot_window"])
+    spec = ModelSpec.from_json(path.read_text())
+    return spec.sensor_window, spec.robot_window

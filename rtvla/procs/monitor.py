@@ -73,7 +73,7 @@ def waits(look: dict[str, Any]) -> list[str]:
 
 
 def _is_loss(counter: str) -> bool:
-    return counter.startswith(("dropped.", "lost.", "kernel_dropped", "write_failed"))
+    return counter.startswith(("dropped.", "lost.", "write_failed."))
 
 
 def _ms(value: float | None, digits: int = 0) -> str:
@@ -102,4 +102,7 @@ def main(cfg: Config) -> None:
                 updates = look["vl"]["updates"]
                 recent_ms = [*recent_ms[-9:], look["vl"]["update_ms"]]
             mean_ms = sum(recent_ms) / len(recent_ms) if recent_ms else math.nan
-            print(block(look, mean_ms), flush=True)
+            try:
+                print(block(look, mean_ms), flush=True)
+            except OSError:  # nobody reads any more (a pipe to head), or a full disk: no reason to end anything
+                me.count("block_not_printed")

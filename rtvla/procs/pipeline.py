@@ -18,6 +18,7 @@ from rtvla.procs.supervisor import Supervisor, clear_leftovers
 from rtvla.procs.table import PROCESSES, check, sender_process
 from rtvla.record.folder import new_run_folder
 from rtvla.shm.hub import Hub
+from rtvla.shm.survey import process_rows
 
 _LEFTOVERS_WAIT_S = 20.0  # a recorder whose supervisor was killed is still closing its files
 
@@ -32,7 +33,7 @@ def up(cfg: Config, arguments: Sequence[str], seconds: float | None) -> int:
     said = _clear(hub)
     if said:
         log.warning("%s", said)
-    hub.create()
+    hub.create(PROCESSES)
     folder = _run_folder(cfg)
     shared = [*arguments, "--set", f"recorder.run_folder={json.dumps(str(folder.resolve()))}"]
     supervisor = Supervisor(hub, _children(cfg, shared, folder / "logs"), _deadline(hub, seconds))
@@ -41,8 +42,9 @@ def up(cfg: Config, arguments: Sequence[str], seconds: float | None) -> int:
         return supervisor.run()
     finally:
         supervisor.health.close()
+        rows = process_rows(hub)
         hub.purge()
-        _report(cfg, folder)
+        _report(cfg, folder, rows)
 
 
 def _run_folder(cfg: Config) -> Path:
@@ -106,8 +108,9 @@ def _deadline(hub: Hub, seconds: float | None) -> Callable[[], bool]:
     return is_over
 
 
-def _report(cfg: Config, folder: Path) -> None:
-    """What was sent against what was recorded, where the senders were ours; and where the files are."""
+def _report(cfg: Config, folder: Path, rows: dict[str, Any]) -> None:
+    """What was sent against what was recorded, where the senders were ours; what was lost, by the counters in memory
+    (a full disk cannot hide it); and where the files are."""
     recorded = _last_json(next(folder.glob("performance_summary_*.json"), None)).get("recorded", {})
     for kind in cfg.simulation.senders:
         sent = _last_json(folder / "logs" / f"send_{kind}.log", lines=True)
@@ -115,7 +118,14 @@ def _report(cfg: Config, folder: Path) -> None:
             print(json.dumps(sent))
     if recorded:
         print(json.dumps({"recorded": recorded}))
+    lost = {f"{p}.{n}": count for p, row in rows.items() for n, count in row["counters"].items() if _is_loss(n, count)}
+    if lost:
+        print(json.dumps({"lost": lost}))
     print(f"run folder: {folder}", flush=True)
+
+
+def _is_loss(counter: str, count: int) -> bool:
+    return count > 0 and counter.startswith(("lost.", "write_failed."))
 
 
 def _last_json(path: Path | None, *, lines: bool = False) -> dict[str, Any]:

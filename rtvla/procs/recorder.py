@@ -41,13 +41,14 @@ class Follower:
         while True:
             records, lost, self._cursor = self._reader.since(self._cursor, self._batch)
             if lost:
-                self._me.count(f"lost.{self._stream}", lost)
-                self._me.events.warn(f"lost.{self._stream}", f"{lost} records were overwritten before they were read")
+                self._me.count(f"lost.overrun.{self._stream}", lost)
+                self._me.events.warn(
+                    f"lost.overrun.{self._stream}", f"{lost} records were overwritten before they were read"
+                )
             if len(records) == 0:
                 return
             self._sink(packed(records, self._dtype))
             self._me.gauge(f"cursor.{self._stream}", self._cursor)
-            self._me.count(f"recorded.{self._stream}", len(records))
             if len(records) < self._batch:
                 return
 
@@ -83,18 +84,25 @@ class Recorder:
     def drain(self) -> None:
         for follower in self._followers:
             follower.drain()
+        self._count_what_was_written()
+
+    def _count_what_was_written(self) -> None:
+        """By the files' own account: a full disk must show in `rtvla status`, which needs no disk."""
+        for prefix, now in (("recorded", self.writer.recorded), ("write_failed", self.writer.write_failed)):
+            for sink, total in now.items():
+                name = f"{prefix}.{sink}"
+                self._me.count(name, max(0, total - self._me.health.counter(name)))
 
     def summarize(self) -> None:
         rows = process_rows(self._me.hub)
         counters = {name: dict(row["counters"]) for name, row in rows.items()}
         restarts = {name: row["restarts"] for name, row in rows.items() if row["restarts"]}
         lost: dict[str, dict[str, int]] = {}
-        for name, count in counters.get("recorder", {}).items():
-            if name.startswith("lost.") and count:
-                lost[name.removeprefix("lost.")] = {"overrun": count}
-        kernel_dropped = counters.get("sensor_ingest", {}).get("kernel_dropped", 0)
-        if kernel_dropped:
-            lost.setdefault("sensor", {})["kernel_dropped"] = kernel_dropped
+        for row in counters.values():
+            for name, count in row.items():
+                if name.startswith("lost.") and count:  # lost.<cause>.<stream>
+                    _, cause, stream = name.split(".", 2)
+                    lost.setdefault(stream, {})[cause] = lost.get(stream, {}).get(cause, 0) + count
         self.writer.summary(restarts, counters, lost)
         self._report_errors()
 

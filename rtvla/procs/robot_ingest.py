@@ -12,14 +12,16 @@ import zmq
 from rtvla.clock import now_ns
 from rtvla.config import Config
 from rtvla.errors import WireError
+from rtvla.procs.arrival import QueueDelay, RestartGap
 from rtvla.procs.lifecycle import Me, lifecycle
+from rtvla.schema import ROBOT_HZ
 from rtvla.shm.ring import RingWriter
 from rtvla.wire import robot as wire
 
 
-def take(me: Me, parts: list[bytes], ring: RingWriter) -> None:
+def take(me: Me, parts: list[bytes], ring: RingWriter, queue: QueueDelay, gap: RestartGap) -> None:
     """One message into the next slot, or into the counters."""
-    received_ns = now_ns()
+    now = now_ns()
     ring.slot()
     record = ring.record()
     try:
@@ -31,7 +33,8 @@ def take(me: Me, parts: list[bytes], ring: RingWriter) -> None:
     if topic != wire.Topic.STATE:
         me.count("episode_end")
         return
-    record["received_ns"] = received_ns
+    record["received_ns"] = now - queue.delay_ns(float(record["sampled_s"]), now)
+    gap.first(record)
     ring.commit()
     me.count("states")
 
@@ -44,11 +47,12 @@ def main(cfg: Config) -> None:
         sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
         sock.setsockopt(zmq.SUBSCRIBE, b"")  # everything: what we do not know must be counted, not filtered away
         sock.connect(f"tcp://{cfg.network.robot_ip}:{cfg.network.robot_port}")
-        ring = me.writer("robot")
+        ring, queue = me.writer("robot"), QueueDelay(me, "robot")
+        gap = RestartGap(me, ring, "robot", ROBOT_HZ, lambda record: float(record["sampled_s"]))
         me.ready()
         while me.running:
             if sock.poll(100):
-                take(me, sock.recv_multipart(), ring)
+                take(me, sock.recv_multipart(), ring, queue, gap)
             me.beat()
         while sock.poll(0):
-            take(me, sock.recv_multipart(), ring)
+            take(me, sock.recv_multipart(), ring, queue, gap)

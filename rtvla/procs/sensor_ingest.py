@@ -2,7 +2,7 @@
 
 Reads   UDP network.sensor_port (batches of 1..15 samples, or the headerless one-sample form)
 Writes  sensor
-Late    the kernel queues up to the receive buffer; what it drops after that is counted (kernel_dropped)
+Late    the kernel queues up to the receive buffer; what it drops after that is counted (lost.kernel.sensor)
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import struct
 from rtvla.clock import WallOffset, now_ns
 from rtvla.config import Config
 from rtvla.errors import ConfigError, WireError
+from rtvla.procs.arrival import RestartGap
 from rtvla.procs.lifecycle import Me, lifecycle
+from rtvla.schema import SENSOR_HZ
 from rtvla.shm.ring import RingWriter
 from rtvla.wire import sensor as wire
 
@@ -60,6 +62,7 @@ class Receiver:
         self._wall = WallOffset()
         self._kernel_dropped = 0
         self._last = b""  # the first record of the last datagram, to know a duplicate by
+        self._gap = RestartGap(me, ring, "sensor", SENSOR_HZ, lambda record: float(record["wire"]["sampled_s"]))
 
     def receive(self) -> bool:
         """Take one datagram. False if none came within the timeout."""
@@ -99,6 +102,7 @@ class Receiver:
             if good != ahead:
                 ring.slot(good)[:] = bytes(ring.slot(ahead))
             ring.record(good)["received_ns"] = received_ns
+            self._gap.first(ring.record(good))
             good += 1
         ring.commit(good)
         self._me.count("samples", good)
@@ -114,7 +118,7 @@ class Receiver:
             elif kind == SO_RXQ_OVFL:
                 dropped = int.from_bytes(data[:4], "little")
                 if dropped != self._kernel_dropped:
-                    self._me.count("kernel_dropped", (dropped - self._kernel_dropped) % 2**32)
+                    self._me.count("lost.kernel.sensor", (dropped - self._kernel_dropped) % 2**32)
                     self._kernel_dropped = dropped
         return received_ns
 

@@ -21,7 +21,7 @@ from rtvla.procs.child import RUNNING, Child
 from rtvla.procs.table import EXIT_CONFIG
 from rtvla.shm.hub import Hub
 
-# Exit codes, the worst wins in this order.
+# Exit codes; 78 if the settings of a process are wrong.
 EXIT_OK, EXIT_GAVE_UP, EXIT_KILLED = 0, 1, 4
 NAME = "supervisor"
 
@@ -155,13 +155,20 @@ class Supervisor:
             self._show_last_words(child)
         delay = None if code == EXIT_CONFIG else child.schedule_restart()
         if delay is None:
-            child.state = "failed"
-            self.exit_code = EXIT_GAVE_UP
-            why = "its settings are wrong" if code == EXIT_CONFIG else "it crashed too often"
-            self.stop(f"{child.name} stays down, {why}; its log: {child.log_path}")
+            self._give_up(child, code)
             return
         self.health.count(f"restart.{child.name}")
         self._log.info("%s starts again in %.1f s", child.name, delay)
+
+    def _give_up(self, child: Child, code: int) -> None:
+        child.state = "failed"
+        why = "its settings are wrong" if code == EXIT_CONFIG else "it crashed too often"
+        said = f"{child.name} stays down, {why}; its log: {child.log_path}"
+        if child.process.critical:
+            self.exit_code = EXIT_CONFIG if code == EXIT_CONFIG else EXIT_GAVE_UP
+            self.stop(said)
+        else:
+            self._log.error("%s; the others go on", said)
 
     def _show_last_words(self, child: Child) -> None:
         for line in child.last_words():
@@ -184,9 +191,9 @@ class Supervisor:
 
     def _on_signals(self) -> None:
         os.read(self._signal_fd, 64)
-        if self._signals >= 3:  # Ctrl-C three times: at once
+        self.stop("asked to by a signal")  # first of all: from here on nothing is started again
+        if self._signals >= 3 and self.exit_code != EXIT_KILLED:  # Ctrl-C three times: at once
+            self._log.warning("killed at once; complete the files of this run with: rtvla record finish RUN_FOLDER")
+            self.exit_code = EXIT_KILLED
             for child in self._running():
                 child.kill()
-            self.exit_code = EXIT_KILLED
-        elif self._signals:
-            self.stop("asked to by a signal")

@@ -27,6 +27,7 @@ class Process:
     ready_s: float = 15.0  # longer than this from start to ready: killed and started again
     watchdog_s: float = 2.0  # a ready process without a round for this long is dead
     stop_s: float = 5.0  # from SIGTERM to SIGKILL
+    critical: bool = True  # if it stays down, the pipeline stops
     console: bool = False  # its standard output is the terminal's
     notifies: bool = True  # says READY and WATCHDOG; else it counts as ready once it is started
     outlives_supervisor: bool = False  # told to stop (SIGTERM) instead of killed when the supervisor dies
@@ -41,7 +42,7 @@ PROCESSES: Mapping[str, Process] = {
     process.name: process
     for process in (
         Process("recorder", f"{_P}recorder", "background", nice=5, watchdog_s=30, stop_s=300, outlives_supervisor=True),
-        Process("monitor", f"{_P}monitor", "background", nice=10, watchdog_s=30, console=True),
+        Process("monitor", f"{_P}monitor", "background", nice=10, watchdog_s=30, console=True, critical=False),
         Process("sensor_ingest", f"{_P}sensor_ingest", "ingest", ("recorder",), fifo=60),
         Process("robot_ingest", f"{_P}robot_ingest", "ingest", ("recorder",), nice=-5),
         Process("camera_ingest", f"{_P}camera_ingest", "ingest", ("recorder",), nice=-5),
@@ -57,7 +58,7 @@ SENDERS = ("robot", "camera", "sensor")  # what `simulation.senders` may name
 def sender_process(kind: str) -> Process:
     """A simulated sender beside the pipeline: a program of its own, over the real sockets; stopped before the ingests,
     so that everything it has sent is received."""
-    return Process(f"send_{kind}", f"rtvla.senders.{kind}_sim", "background", _INGESTS, notifies=False)
+    return Process(f"send_{kind}", f"rtvla.senders.{kind}_sim", "background", _INGESTS, notifies=False, critical=False)
 
 
 BACKOFF_S, BACKOFF_MAX_S = 0.2, 5.0  # before a restart, doubled each time; back to the first after a quiet minute
@@ -83,7 +84,12 @@ def cores_of(process: Process, cfg: Config, available: Sequence[int] | None = No
 
 
 def check(cfg: Config) -> None:
-    """Names in the config that only the tables know: processes, streams, senders."""
+    """What only the tables and this host know: names of processes, streams and senders, and which cores exist."""
+    for name, cores in cfg.realtime.cores.items():
+        if not cores or not set(cores) <= set(range(os.cpu_count() or 1)):
+            raise ConfigError(
+                f"realtime.cores.{name} = {list(cores)}: this host has cores 0 to {(os.cpu_count() or 1) - 1}"
+            )
     for where, given, known in (
         ("realtime.cores", cfg.realtime.cores, PROCESSES),
         ("stale_ms", cfg.stale_ms, STREAMS),

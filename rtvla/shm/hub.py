@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +33,13 @@ class Hub:
         path = path_of(self.namespace, stream)
         return RingReader(Segment(path, layout_of(STREAMS[stream]), writable=False)) if path.exists() else None
 
-    def create(self) -> None:
-        """All segments of the table at once, so that a lack of space shows before anything is started."""
+    def create(self, processes: Iterable[str]) -> None:
+        """All streams of the table and the rows of `processes` at once: a lack of space shows before anything is
+        started, and a process that dies before it could say a word is seen as absent."""
         for name, stream in STREAMS.items():
             ensure(path_of(self.namespace, name), layout_of(stream))
+        for name in processes:
+            ensure(path_of(self.namespace, health.stream_of(name)), health.LAYOUT)
 
     def health_row(self, process: str) -> health.HealthRow:
         return health.HealthRow(self._open(health.stream_of(process), health.LAYOUT, writable=True))

@@ -16,6 +16,8 @@ from rtvla.shm.ring import RingReader
 from rtvla.streams import FRAME_STREAMS, STREAMS, stale_ns
 
 _RECENT_CHUNKS = 20
+_FAST_HZ, _MIN_RATE = 50, 0.8  # slower streams have too few records in one look for a rate that means something
+_FOLLOW_COMMANDS, _FOLLOW_MM, _FOLLOW_RATIO = 20, 0.1, 0.1  # two seconds; shorter paths prove nothing
 
 
 def process_rows(hub: Hub) -> dict[str, Any]:
@@ -124,10 +126,23 @@ class Survey:
             "last": schema.COMMAND_KINDS[int(newest["kind"])],
             "reason": schema.HOLD_REASONS[int(newest["reason"])],
             "age_ms": (now_ns() - int(newest["decided_ns"])) / MS,
+            "follows": self._follows(),
             "sensor_age_ms": int(newest["sensor_age_ns"]) / MS,
             "robot_age_ms": int(newest["robot_age_ns"]) / MS,
             "vl_age_ms": int(newest["vl_age_ns"]) / MS,
         }
+
+    def _follows(self) -> bool | None:
+        """Whether the measured pose moves when steps are sent; None while too little was sent to say."""
+        if self._head("command") < _FOLLOW_COMMANDS or not self._head("robot"):
+            return None
+        commands = self._readers["command"].latest(_FOLLOW_COMMANDS)
+        states = self._readers["robot"].latest(min(self._head("robot"), 3 * schema.ROBOT_HZ))
+        if commands is None or states is None or (commands["kind"] != schema.COMMAND_KINDS.index("dpose")).any():
+            return None
+        sent_mm = float(np.linalg.norm(commands["sent_mm_deg"][:, :3], axis=1).sum())
+        moved_mm = float(np.linalg.norm(np.diff(states["pose_mm_deg"][:, :3], axis=0), axis=1).sum())
+        return None if sent_mm < _FOLLOW_MM else moved_mm > _FOLLOW_RATIO * sent_mm
 
     def _buffers(self) -> dict[str, Any]:
         """How many samples of each window are young enough to be used."""
@@ -152,28 +167,52 @@ class Survey:
 
 def problems(look: Mapping[str, Any]) -> list[str]:
     """What the person paged at night wants to read first: one line each, nothing if all is well."""
-    found = []
-    for name, row in look["processes"].items():
-        if not row["alive"] and row["state"] != "stopped":
-            found.append(f"{name} is dead (was {row['state']}, pid {row['pid']})")
-        elif row["state"] == "starting":
-            found.append(f"{name} is starting")
-    for name, stream in look["streams"].items():
-        if stream["state"] == "empty":
-            found.append(f"{name} has no data yet (its writer is {stream['writer']})")
-        elif stream["state"] == "stale":
-            found.append(f"{name} is stale: {stream['age_ms']:.0f} ms old, limit {stream['stale_ms']:.0f}")
-    if look["commands"]["last"] == "hold":
-        found.append(f"the robot is held: {look['commands']['reason']}")
+    found = [text for name, row in look["processes"].items() for text in _process_problems(name, row)]
+    found += [text for name, row in look["streams"].items() if (text := _stream_problem(name, row))]
+    commands = look["commands"]
+    if commands["last"] == "hold":
+        found.append(f"the robot is held: {commands['reason']}")
+    if commands.get("follows") is False:
+        found.append("the robot does not follow the commands: was it started (--auto-start), or restarted meanwhile?")
     return found
 
 
+def _process_problems(name: str, row: Mapping[str, Any]) -> list[str]:
+    lost = [
+        f"{name}: {counter} {count}"
+        for counter, count in row["counters"].items()
+        if count and counter.startswith(("lost.", "write_failed."))
+    ]
+    if row["state"] == "absent":
+        return [f"{name} is not up yet", *lost]
+    if not row["alive"] and row["state"] != "stopped":
+        return [f"{name} is dead (was {row['state']}, pid {row['pid']})", *lost]
+    return [f"{name} is starting", *lost] if row["state"] == "starting" else lost
+
+
+def _stream_problem(name: str, row: Mapping[str, Any]) -> str:
+    if row["state"] == "empty":
+        return f"{name} has no data yet (its writer is {row['writer']})"
+    if row["state"] == "stale":
+        return f"{name} is stale: {row['age_ms']:.0f} ms old, limit {row['stale_ms']:.0f}"
+    if row["nominal_hz"] >= _FAST_HZ and row["hz"] < _MIN_RATE * row["nominal_hz"]:
+        return f"{name} comes at {row['hz']:.0f} Hz instead of {row['nominal_hz']:g}"
+    return ""
+
+
 def notes(look: Mapping[str, Any]) -> list[str]:
-    """What the kernel refused to each process. It runs without, only less punctual; so no problem, but worth a line."""
-    return [
+    """No problems, but worth a line: what was dropped as malformed or came late, and what the kernel refused to a
+    process, which runs without it, only less punctual."""
+    dropped = [
+        f"{name}: {counter} {count}"
+        for name, row in look["processes"].items()
+        for counter, count in row["counters"].items()
+        if count and counter.startswith(("dropped.", "queued."))
+    ]
+    return dropped + [
         f"{name}: {part}"
         for name, row in look["processes"].items()
-        for part in row["note"].split("; ")
+        for part in row["note"].splitlines()
         if "REFUSED" in part
     ]
 

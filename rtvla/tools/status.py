@@ -70,7 +70,7 @@ def _processes(look: dict[str, Any]) -> Table:
         is_dead = not row["alive"] and row["state"] != "stopped"
         table.add_row(
             name,
-            Text("dead", "red") if is_dead else row["state"],
+            Text("dead", "red") if is_dead and row["state"] != "absent" else row["state"],
             str(row["pid"]),
             f"{row['up_s']:.0f}",
             f"{row['cpu_seconds']:.1f}" if row["cpu_seconds"] is not None else "-",

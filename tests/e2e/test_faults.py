@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -96,19 +97,45 @@ def test_killing_the_supervisor_leaves_no_process_and_the_next_start_cleans_up(
     assert "segments that an unfinished run left in /dev/shm" in pipeline.output
 
 
-def test_a_crash_loop_stops_the_pipeline_and_says_so(pipeline: Pipeline) -> None:
-    pipeline.start("--sim")
-    pipeline.until(lambda: pipeline.is_ready("monitor"), "readiness")
+def kill_again_and_again(pipeline: Pipeline, name: str, times: int = 5) -> None:
+    pipeline.until(lambda: pipeline.is_ready(name), "readiness")
     seen: set[int] = set()
     deadline = time.monotonic() + 60
-    while pipeline.process is not None and pipeline.process.poll() is None and time.monotonic() < deadline:
-        row = pipeline.rows().get("monitor")
+    while len(seen) < times and time.monotonic() < deadline:
+        row = pipeline.rows().get(name)
         if row and row["alive"] and row["pid"] not in seen and row["state"] == "ready":
             seen.add(row["pid"])
             os.kill(row["pid"], signal.SIGKILL)
         time.sleep(0.02)
+    assert len(seen) == times
+
+
+def test_a_crash_loop_stops_the_pipeline_and_says_so(pipeline: Pipeline) -> None:
+    pipeline.start("--sim")
+    kill_again_and_again(pipeline, "robot_ingest")
     assert pipeline.wait_end() == 1
-    assert "monitor stays down, it crashed too often" in pipeline.output and len(seen) == 5
+    assert "robot_ingest stays down, it crashed too often" in pipeline.output
+
+
+def test_a_monitor_that_stays_down_ends_nothing(pipeline: Pipeline) -> None:
+    pipeline.start("--sim")
+    kill_again_and_again(pipeline, "monitor")
+    pipeline.until(pipeline.moving, "motion without a monitor")
+    assert pipeline.stop() == 0
+    assert "monitor stays down" in pipeline.output and "the others go on" in pipeline.output
+
+
+def test_three_signals_at_once_end_it_for_good(pipeline: Pipeline) -> None:
+    """Regression: three signals before the supervisor's next round killed all children and started them again."""
+    pipeline.start("--sim")
+    pipeline.until(pipeline.moving, "motion")
+    assert pipeline.process is not None
+    children = psutil.Process(pipeline.process.pid).children(recursive=True)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        pipeline.process.send_signal(number)
+    assert pipeline.wait_end() == 4
+    assert not psutil.wait_procs(children, timeout=10)[1]
+    assert "rtvla record finish" in pipeline.output
 
 
 def test_a_process_runs_alone_in_a_terminal(namespace: str, pipeline: Pipeline) -> None:
@@ -122,3 +149,33 @@ def test_a_process_runs_alone_in_a_terminal(namespace: str, pipeline: Pipeline) 
     alone.communicate(timeout=20)
     assert alone.returncode == 0
     pipeline.hub.purge()
+
+
+def test_a_full_disk_is_counted_and_said_and_stops_nothing(pipeline: Pipeline) -> None:
+    """Regression: with a full disk everything was lost and status said that all is well."""
+    pipeline.start("--sim", "--save-data")
+    pipeline.until(pipeline.moving, "motion")
+    recorder = pipeline.rows()["recorder"]["pid"]
+    resource.prlimit(
+        recorder, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)
+    )  # as a full disk
+    pipeline.until(lambda: pipeline.counter("recorder", "write_failed.sensor") > 0, "the loss being counted")
+    sent = pipeline.counter("commander", "dpose")
+    pipeline.until(lambda: pipeline.counter("commander", "dpose") >= sent + 5, "motion going on")
+    status = subprocess.run([sys.executable, "-m", "rtvla", "status"], capture_output=True, text=True, check=False)
+    assert status.returncode == 1 and "write_failed.sensor" in status.stdout
+    assert pipeline.stop() == 1, "the recorder could not finish its files"
+    assert "write_failed.sensor" in pipeline.output
+    assert pipeline.rows() == {} and not pipeline.hub.segments()
+
+
+def test_a_robot_that_does_not_follow_is_a_problem(pipeline: Pipeline) -> None:
+    pipeline.start("--sim", "--set", "commander.auto_start=false")
+    pipeline.until(lambda: pipeline.counter("commander", "dpose") >= 40, "steps being sent")
+
+    def said() -> bool:
+        status = subprocess.run([sys.executable, "-m", "rtvla", "status"], capture_output=True, text=True, check=False)
+        return "the robot does not follow the commands" in status.stdout
+
+    pipeline.until(said, "the problem being said")
+    assert pipeline.stop() == 0

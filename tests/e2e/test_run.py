@@ -89,16 +89,16 @@ def test_without_a_checkpoint_it_says_how_to_get_one(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_type_ends_it_at_once_with_the_reason(pipeline: Pipeline) -> None:
     pipeline.start("--sim", "--model-type", "regression")
-    assert pipeline.wait_end() == 1
+    assert pipeline.wait_end() == 78
     assert "expert is flow_matching, but regression was asked for" in pipeline.output
-    assert "policy stays down, its settings are wrong" in pipeline.output
+    assert not list(pipeline.out.iterdir()), "nothing is started, so there is nothing to record"
 
 
 def test_a_port_in_use_ends_it_at_once_with_the_name_of_the_setting(pipeline: Pipeline) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", pipeline.ports["sensor"]))
         pipeline.start()
-        assert pipeline.wait_end() == 1
+        assert pipeline.wait_end() == 78
     assert f"network.sensor_port = {pipeline.ports['sensor']}" in pipeline.output
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rtvla.errors import CheckpointError
-from rtvla.models.checkpoint import load_policy, load_spec, save_checkpoint
+from rtvla.models.checkpoint import load_policy, load_spec, save_checkpoint, write_checksums
 from rtvla.models.make_tiny import make_tiny
 from rtvla.models.vla import VlaModel
 
@@ -29,6 +29,7 @@ def copy(tiny: Path, tmp_path: Path) -> Path:
 def with_weights(folder: Path, **changes: torch.Tensor | None) -> None:
     weights = load_file(folder / "weights.safetensors") | changes
     save_file({name: value for name, value in weights.items() if value is not None}, folder / "weights.safetensors")
+    write_checksums(folder)
 
 
 def test_round_trip_gives_the_same_chunks(tiny: Path, tmp_path: Path) -> None:
@@ -97,6 +98,16 @@ def test_weight_that_does_not_fit_is_named(copy: Path, value: torch.Tensor | Non
         load_policy(copy)
 
 
+@pytest.mark.parametrize("name", ["spec.json", "stats.json", "weights.safetensors"])
+def test_a_byte_that_changed_is_found_before_it_moves_anything(copy: Path, name: str) -> None:
+    """Regression: 64 flipped bytes in the middle of the weights drove the robot."""
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} is not the file that was saved|spec"):
+        load_spec(copy)
+
+
 def test_extra_weight_is_named(copy: Path) -> None:
     with_weights(copy, stray=torch.zeros(1))
     with pytest.raises(CheckpointError, match="stray is not part"):
@@ -106,6 +117,7 @@ def test_extra_weight_is_named(copy: Path) -> None:
 def test_spec_of_another_size_does_not_load(copy: Path) -> None:
     spec = json.loads((copy / "spec.json").read_text())
     (copy / "spec.json").write_text(json.dumps(spec | {"robot_window": 65}))
+    write_checksums(copy)
     with pytest.raises(CheckpointError, match=r"robot_encoder\.position"):
         load_policy(copy)
 

@@ -191,3 +191,38 @@ def test_every_decision_is_on_record_with_a_reason(rig: Rig) -> None:
     for _ in range(5):
         rig.tick()
     assert rig.hub.reader("command").head == 5 and rig.me.counted == {"hold.no_chunk": 5}
+
+
+def test_a_late_tick_does_not_send_a_step_twice(rig: Rig) -> None:
+    """Regression: after a pause the late tick and the next one on time both sent the same step."""
+    rig.chunk()
+    rig.state()
+    assert rig.tick(NOW + 90 * MS) == ("dpose", "none")  # 40 ms late
+    assert rig.tick(NOW + 99 * MS) == ("hold", "step_done")
+    rig.chunk(NOW + 100 * MS)
+    rig.state(NOW + 100 * MS)
+    assert rig.tick(NOW + 120 * MS) == ("hold", "step_done"), "two steps within half a period would be added up"
+    assert rig.tick(NOW + 150 * MS) == ("dpose", "none")
+    assert len(rig.steps()) == 2
+
+
+def test_a_restarted_commander_does_not_repeat_the_step_of_its_predecessor(rig: Rig) -> None:
+    rig.chunk()
+    rig.state()
+    rig.tick(NOW + 50 * MS)
+    rig.commander._out.close()
+    again = Commander(rig.me, Config(), rig.sock)  # type: ignore[arg-type]
+    again.tick(NOW + 99 * MS)
+    assert schema.HOLD_REASONS[rig.last()["reason"]] == "step_done" and len(rig.steps()) == 1
+
+
+def test_start_does_not_wait_for_a_step_that_is_allowed(hub: Hub) -> None:
+    rig = make(
+        hub,
+        "commander.auto_start=true",
+        "commander.workspace_min_mm=[190,0,300]",
+        "commander.workspace_max_mm=[200,2,310]",
+    )
+    rig.chunk(step=-0.1)
+    rig.state(pose=(150.0, *POSE[1:]))
+    assert rig.tick() == ("start", "none")

@@ -133,8 +133,8 @@ def test_what_the_kernel_drops_is_counted_to_the_sample(rig: Rig) -> None:
     while rig.receiver.receive():
         pass
     counted = rig.me.counted
-    assert counted["kernel_dropped"] > 0
-    assert counted["samples"] + counted["kernel_dropped"] == sent + 1
+    assert counted["lost.kernel.sensor"] > 0
+    assert counted["samples"] + counted["lost.kernel.sensor"] == sent + 1
 
 
 def test_silence_is_no_error(rig: Rig) -> None:
