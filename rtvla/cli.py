@@ -45,8 +45,8 @@ INFER_SETTINGS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(argv[0] if argv else "").parse_args(argv)
     try:
         return int(args.verb(args))
     except (ConfigError, CheckpointError) as error:
@@ -76,7 +76,8 @@ def positive(text: str) -> float:
     return value
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(verb: str) -> argparse.ArgumentParser:
+    """The flags of `send` and `shm` come from modules that cost a start-up time, so only if that is the verb."""
     parser = argparse.ArgumentParser(
         prog="rtvla",
         description="A real-time runtime for vision-language-action robots.",
@@ -86,7 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_infer(verbs)
     _add_pipeline_verbs(verbs)
-    _add_send(verbs)
+    _add_send(verbs, verb)
+    _add_shm(verbs, verb)
     _add_model(verbs)
     _add_record(verbs)
     return parser
@@ -157,10 +159,12 @@ def _add_pipeline_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParse
     status.set_defaults(verb=status_verb)
 
 
-def _add_send(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_send(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    send = verbs.add_parser("send", help="a simulated sender over the real sockets: sensor, camera, robot")
+    if verb != "send":
+        return
     from rtvla.senders import camera_sim, robot_sim, sensor_sim
 
-    send = verbs.add_parser("send", help="a simulated sender over the real sockets: sensor, camera, robot")
     kinds = send.add_subparsers(title="senders", required=True, metavar="KIND")
     for name, module in (("sensor", sensor_sim), ("camera", camera_sim), ("robot", robot_sim)):
         summary = (module.__doc__ or "").partition("\n")[0]
@@ -169,6 +173,14 @@ def _add_send(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         )
         module.add_arguments(kind)
         kind.set_defaults(verb=module.run)
+
+
+def _add_shm(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    shm = verbs.add_parser("shm", help="look into shared memory: ls, show, watch, dump, load, verify, rm")
+    if verb == "shm":
+        from rtvla.tools import shm_cli
+
+        shm_cli.add_arguments(shm)
 
 
 def _add_model(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rtvla.clock import SECOND, now_ns
 from rtvla.errors import ShmError
 from rtvla.shm.atomics import Counter, full_fence
 from rtvla.shm.segment import HEADER_BYTES, OFFSETS, Segment, process_start_ticks
@@ -36,7 +37,7 @@ def padded(dtype: np.dtype[np.void], stride: int) -> np.dtype[np.void]:
 def packed(records: Records, dtype: np.dtype[np.void]) -> Records:
     """A copy of records at slot distance as records without padding, as files and other rooms want them."""
     raw = np.frombuffer(records, np.uint8).reshape(len(records), records.dtype.itemsize)
-    return np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype)[:, 0]
+    return raw[:, : dtype.itemsize].copy().view(dtype)[:, 0]
 
 
 class RingWriter:
@@ -52,6 +53,8 @@ class RingWriter:
         self.next_index = self._head.load()  # a successor goes on where the last writer published
         self._fence = full_fence()
         self._wake = waker(segment.words, OFFSETS["head"]) if layout.wakes else None
+        if self._wake:
+            self._wake()  # for a predecessor that was killed between its store and its wake-up
         starts = range(HEADER_BYTES, HEADER_BYTES + layout.capacity * layout.stride, layout.stride)
         self._slots = [segment.view[at : at + layout.dtype.itemsize] for at in starts]
         self._records = segment.array().view(padded(layout.dtype, layout.stride))[:, 0]
@@ -70,12 +73,12 @@ class RingWriter:
 
     def commit(self, count: int = 1) -> None:
         """Publish the next `count` slots, which the caller has filled."""
-        index = self.next_index
-        self.next_index = end = index + count
+        index, end = self.next_index, self.next_index + count
         while index < end:  # a record begins with its own index
             self._words[self._first_word + (index & self._mask) * self._slot_words] = index
             index += 1
         self._head.store(end)  # release: pairs with the first head load of every reader
+        self.next_index = end
         if self._wake:
             self._wake()  # after the store: who goes to sleep from now on sees the new head
 
@@ -110,6 +113,7 @@ class RingReader:
         self._buffer = np.empty((0, layout.stride), np.uint8)
         self.retries = 0
         self._waiter: Waiter | None = None
+        self._epoch = Counter(segment.words, OFFSETS["epoch"])
         self._watched: tuple[int, int] = (0, -1)  # writer epoch, pidfd
 
     @property
@@ -168,12 +172,15 @@ class RingReader:
         if self._head.load() == seen:
             if self._waiter is None:
                 self._waiter = Waiter(self._segment.words, OFFSETS["head"])
-            self._waiter.wait(seen, timeout_s)
+            ends_ns = now_ns() + int(timeout_s * SECOND)
+            while self._waiter.wait(seen, (ends_ns - now_ns()) / SECOND) and self._head.load() == seen:
+                if now_ns() >= ends_ns:
+                    break
         return self._head.load() != seen
 
     def writer_alive(self) -> bool:
         """Whether the process that last claimed the stream still lives. One poll() a call; no lock, no waiting."""
-        epoch = self._segment["epoch"]
+        epoch = self._epoch.load()  # acquire: pairs with the release in Segment.claim
         if epoch == 0:
             return False
         if self._watched[0] != epoch:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import mmap
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +20,15 @@ import numpy as np
 import posix_ipc
 
 from rtvla.errors import ShmError
+from rtvla.shm.atomics import Counter
 
 FOLDER = Path("/dev/shm")
 PREFIX = "rtvla."
 MAGIC = int.from_bytes(b"RTVLASEG", "little")
 LAYOUT_VERSION = 1
 HEADER_BYTES = 4096
-_DTYPE_AT = 1024
+TEXT_AT = 1024  # where the record type stands as JSON
+_CLAIM_TRIES = 20
 
 # name -> byte offset of a u64. 0..: written once by the creator; 128..: by each new writer; 256: alone in its lines.
 OFFSETS = {
@@ -58,6 +61,8 @@ class Layout:
         first = (self.dtype.names or ("",))[0]
         if self.capacity > 1 and (first != "index" or self.dtype[first] != np.dtype("<u8")):
             raise ValueError(f"{self.dtype}: a record begins with its index (u64)")
+        if not 1 <= self.burst <= max(1, self.capacity // 2):
+            raise ValueError(f"burst {self.burst}: must leave half of the {self.capacity} slots to readers")
         if self.capacity < 1 or self.capacity & (self.capacity - 1):
             raise ValueError(f"capacity {self.capacity}: must be a power of two")
 
@@ -100,12 +105,13 @@ def path_of(namespace: str, stream: str) -> Path:
 
 
 def process_start_ticks(pid: int) -> int:
-    """Field 22 of /proc/PID/stat: with the pid it names a process for good. 0 if there is none."""
+    """Field 22 of /proc/PID/stat: with the pid it names a process for good. 0 if there is none, or only its zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return int(stat.rpartition(b")")[2].split()[19])
+    fields = stat.rpartition(b")")[2].split()
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 class Segment:
@@ -138,15 +144,22 @@ class Segment:
 
     def claim(self) -> None:
         """Become the one writer. The kernel frees the lock when this process dies, however it dies."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = self["writer_pid"]
-            raise ShmError(f"{self.path.name} already has a writer (pid {pid}); stop it first: rtvla down") from None
+        for attempts_left in range(_CLAIM_TRIES, 0, -1):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # a tool that probes holds the lock for microseconds, a writer for good
+                if attempts_left == 1:
+                    pid = self["writer_pid"]
+                    raise ShmError(
+                        f"{self.path.name} already has a writer (pid {pid}); stop it first: rtvla down"
+                    ) from None
+                time.sleep(0.005)
         self["writer_start_ticks"] = process_start_ticks(os.getpid())
         self["writer_pid"] = os.getpid()
         self["epoch_first_index"] = self["head"]
-        self["epoch"] = self["epoch"] + 1
+        epoch = Counter(self.words, OFFSETS["epoch"])
+        epoch.store(epoch.load() + 1)  # release: who sees the new epoch sees the new pid (pairs with _watch in ring.py)
 
     def close(self) -> None:
         """Release the lock. The pages stay mapped until the last array over them is gone."""
@@ -171,7 +184,7 @@ class Segment:
 
 
 def _open(path: Path, writable: bool) -> int:
-    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         return os.open(path, flags)
     except FileNotFoundError:
@@ -198,7 +211,7 @@ def ensure(path: Path, layout: Layout) -> None:
             ) from error
         with mmap.mmap(memory.fd, layout.size) as mapping:
             text = layout.text()
-            mapping[_DTYPE_AT : _DTYPE_AT + len(text)] = text
+            mapping[TEXT_AT : TEXT_AT + len(text)] = text
             with memoryview(mapping) as view, view.cast("Q") as words:
                 for name, value in layout.header().items():
                     words[OFFSETS[name] >> 3] = value
@@ -213,7 +226,7 @@ def ensure(path: Path, layout: Layout) -> None:
 
 def writer_holds(path: Path) -> bool:
     """Whether a live process is the writer: its lock is held. For tools and clean-up, never on a data path."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -93,7 +93,7 @@ class Survey:
 
     def _vl(self) -> dict[str, Any]:
         feature = self._newest("vl_feature")
-        if feature is None:
+        if feature is None or not (feature["view_received_ns"] > 0).any():
             return {"updates": 0, "update_ms": None, "age_ms": None, "features": 0}
         seen = feature["view_received_ns"][feature["view_received_ns"] > 0]
         return {

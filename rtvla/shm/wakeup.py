@@ -49,11 +49,17 @@ class Waiter:
         self._timespec = _Timespec()
         self._wait, self._nothing, self._zero = ctypes.c_int(_WAIT), ctypes.c_void_p(0), ctypes.c_int(0)
 
-    def wait(self, seen: int, timeout_s: float) -> None:
-        """Sleep until the word's low 32 bits differ from `seen`, a signal comes, or the time is over."""
+    def wait(self, seen: int, timeout_s: float) -> bool:
+        """Sleep until somebody wakes, the word's low 32 bits differ from `seen`, a signal comes or the time is over.
+        True if it is worth looking again: a wake-up may also be a late one, for a record that was already seen."""
         span = self._timespec
+        timeout_s = max(0.0, timeout_s)
         span.seconds, span.nanoseconds = int(timeout_s), int(timeout_s % 1 * 1e9)
         low = ctypes.c_uint(seen & 0xFFFFFFFF)
         rc = _libc.syscall(self._number, self._address, self._wait, low, ctypes.byref(span), self._nothing, self._zero)
-        if rc and ctypes.get_errno() not in (errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR):
-            raise OSError(ctypes.get_errno(), "futex wait")
+        if not rc:
+            return True
+        error = ctypes.get_errno()
+        if error not in (errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR):
+            raise OSError(error, "futex wait")
+        return error == errno.EAGAIN

@@ -156,9 +156,7 @@ def test_a_full_disk_is_counted_and_said_and_stops_nothing(pipeline: Pipeline) -
     pipeline.start("--sim", "--save-data")
     pipeline.until(pipeline.moving, "motion")
     recorder = pipeline.rows()["recorder"]["pid"]
-    resource.prlimit(
-        recorder, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)
-    )  # as a full disk
+    resource.prlimit(recorder, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # as a full disk
     pipeline.until(lambda: pipeline.counter("recorder", "write_failed.sensor") > 0, "the loss being counted")
     sent = pipeline.counter("commander", "dpose")
     pipeline.until(lambda: pipeline.counter("commander", "dpose") >= sent + 5, "motion going on")

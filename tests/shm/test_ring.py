@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from rtvla.errors import ShmError
 from rtvla.shm.hub import Hub
-from rtvla.shm.ring import RingReader, RingWriter
+from rtvla.shm.ring import RingReader, RingWriter, packed
 from rtvla.shm.segment import FOLDER, Layout, Segment, ensure
 
 DTYPE = np.dtype([("index", "<u8"), ("value", "<i8"), ("body", "<u8", (5,))])
@@ -197,3 +199,26 @@ def test_a_reader_knows_when_the_writers_process_has_died(hub: Hub) -> None:
 
 def test_a_stream_nobody_ever_wrote_has_no_live_writer(hub: Hub) -> None:
     assert not hub.reader("robot").writer_alive()
+
+
+def test_records_for_other_rooms_are_copies(opened: tuple[RingWriter, RingReader]) -> None:
+    """Regression: a single record came as a view of the reader's buffer, which its next read overwrites."""
+    writer, reader = opened
+    put(writer, 1)
+    records, _lost, _cursor = reader.since(0, 1)
+    kept = packed(records, DTYPE)
+    put(writer, 1)
+    reader.since(1, 1)
+    assert kept["value"].tolist() == [0] and kept.dtype == DTYPE
+
+
+def test_a_tool_that_probes_does_not_get_a_starting_writer_refused(
+    opened: tuple[RingWriter, RingReader], hub: Hub
+) -> None:
+    """Regression: the probe takes a shared lock for an instant, and a writer that started then was refused."""
+    opened[0].close()
+    path = FOLDER / f"rtvla.{hub.namespace}.ring"
+    probe = os.open(path, os.O_RDONLY)
+    fcntl.flock(probe, fcntl.LOCK_SH)
+    threading.Timer(0.03, lambda: os.close(probe)).start()
+    RingWriter(Segment(path, Layout(DTYPE, 8), writable=True)).close()

@@ -57,7 +57,8 @@ def test_a_waiting_reader_uses_no_cpu(hub: Hub) -> None:
 
 @pytest.mark.stress
 def test_no_wake_up_is_ever_lost(hub: Hub) -> None:
-    """The reader answers each record through a ring of its own; one lost wake-up would cost a whole timeout."""
+    """The reader answers each record through a ring of its own; one lost wake-up would cost a whole timeout.
+    Regression: a wake-up for a record that was already seen came late and ended the wait for the next one."""
     code = (
         "import sys, numpy as np; from rtvla import schema; from rtvla.shm.hub import Hub\n"
         f"hub = Hub({hub.namespace!r}); reader = hub.reader('frame.View1'); answer = hub.writer('frame.View2')\n"
