@@ -89,6 +89,7 @@ def build_parser(verb: str) -> argparse.ArgumentParser:
     _add_pipeline_verbs(verbs)
     _add_send(verbs, verb)
     _add_shm(verbs, verb)
+    _add_bench(verbs, verb)
     _add_model(verbs)
     _add_record(verbs)
     return parser
@@ -181,6 +182,19 @@ def _add_shm(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: s
         from rtvla.tools import shm_cli
 
         shm_cli.add_arguments(shm)
+
+
+def _add_bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    bench = verbs.add_parser("bench", help="measure this machine: shm, udp")
+    if verb != "bench":
+        return
+    from rtvla.tools import bench_shm, bench_udp
+
+    kinds = bench.add_subparsers(title="benchmarks", required=True, metavar="WHAT")
+    for name, module in (("shm", bench_shm), ("udp", bench_udp)):
+        kind = kinds.add_parser(name, description=module.__doc__, formatter_class=argparse.RawTextHelpFormatter)
+        module.add_arguments(kind)
+        kind.set_defaults(verb=module.run)
 
 
 def _add_model(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -15,7 +15,7 @@ from rtvla.clock import SECOND, now_ns
 from rtvla.schema import SENSOR_HZ
 from rtvla.shm.atomics import Counter
 from rtvla.shm.wakeup import Waiter, waker
-from rtvla.tools.bench_peers import RECORD_BYTES, WORDS, BenchError, Sender, Taker, check, copy_newest
+from rtvla.tools.bench_peers import WORDS, BenchError, Sender, Taker, check, copy_newest
 
 MEETING_WORDS = 128
 _GO, _DONE, _TAKEN, _PING, _PONG = 0, 16, 32, 48, 64  # in words, two cache lines apart
@@ -37,7 +37,7 @@ class SenderJobs:
 
     def __init__(self, meeting: Any, record: np.ndarray) -> None:
         self._meeting, self._record = memoryview(meeting).cast("B").cast("Q"), record
-        self._words = memoryview(record)
+        self._words = record.data
 
     def give_up(self) -> None:
         self._meeting[_DONE] = 1
@@ -74,6 +74,7 @@ class SenderJobs:
             send()
             index += 1
             while meeting[_TAKEN] != index:
+                time.sleep(0)  # lets go of the interpreter: a Queue sends in a thread
                 if now() > stamp_ns + _PATIENCE_NS:
                     raise BenchError(f"record {index - 1} never came out")
         side.next_index = index
@@ -113,6 +114,10 @@ class SenderJobs:
             times[0].append(round((between_ns - started_ns) / _BATCH))
             side.next_index += _BATCH
             at = (at + _BATCH) % len(slots)
+        for _ in range(WINDOW):  # leave whole records behind for who takes a snapshot next
+            self._record.fill(side.next_index)
+            side.send()
+            side.next_index += 1
         self._meeting[_DONE] = 1
         return {"publish_us": spread_us(times[0]), "floor_us": spread_us(times[1])}
 
@@ -167,7 +172,7 @@ class TakerJobs:
         warm = latencies[len(latencies) // 10 :]
         return {"latency_us": spread_us(warm), "taken": len(latencies), "cpu_percent": 100 * cpu}
 
-    back_to_back = paced
+    back_to_back = paced  # each record that is taken is also told to the sender
 
     def throughput(self, side: Taker, seconds: float) -> Answer:
         meeting, count, taken, first_ns, last_ns = self._meeting, side.count, 0, 0, 1

@@ -85,7 +85,7 @@ class ZmqSide(Sender, Taker):
     def __init__(self, url: str, data: memoryview | None) -> None:
         import zmq
 
-        self._context, self._data = zmq.Context(), data
+        self._context, self._data = zmq.Context(), data or memoryview(b"")
         self._socket = self._context.socket(zmq.PULL if data is None else zmq.PUSH)
         self._socket.set_hwm(DEPTH)
         self._socket.linger = 0

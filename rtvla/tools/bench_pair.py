@@ -75,7 +75,7 @@ def _answer(connection: Connection, within_s: float) -> Answer:
 
 def _serve_sender(connection: Connection, meeting: Any, core: int, peers: list[Peer]) -> None:
     record = np.zeros(WORDS, np.uint64)
-    sides = {peer.name: peer.sender(memoryview(record).cast("B")) for peer in peers}
+    sides = {peer.name: peer.sender(record.view(np.uint8).data) for peer in peers}
     _serve(connection, core, sides, SenderJobs(meeting, record))
 
 

@@ -1,0 +1,250 @@
+"""The transports that `rtvla bench shm` compares, behind one face: a sender and a taker, in two processes.
+
+A peer is made in the parent, handed to both processes when they are spawned, and opened there once. A record is
+`WORDS` 8-byte words: its index, the time it was sent, then the index again in every word. A taker gives the record in
+memory of its own (but "in place"), and `check` looks at its words: a transport that delivers rubbish, or a record
+twice, fails instead of winning. Here: our ring, and what one would write first. The libraries: bench_libraries.py.
+"""
+
+from __future__ import annotations
+
+from multiprocessing import shared_memory
+from multiprocessing.context import SpawnContext
+from typing import Any, Protocol
+
+import numpy as np
+
+from rtvla import schema
+from rtvla.errors import RtvlaError
+from rtvla.shm.hub import layout_of
+from rtvla.shm.ring import RingReader, RingWriter
+from rtvla.shm.segment import Layout, Segment, ensure, path_of
+from rtvla.streams import STREAMS
+
+RECORD_BYTES = schema.SENSOR.itemsize
+WORDS = RECORD_BYTES // 8
+CHECKED = (2, WORDS // 2, WORDS - 1)  # besides the index itself
+DEPTH = STREAMS["sensor"].depth  # of every peer's buffer
+WAIT_S = 0.1  # the longest that a waiting taker sleeps
+
+
+class BenchError(RtvlaError):
+    """A transport gave something that was not sent, or nothing."""
+
+
+def check(words: Any, last: int) -> int:
+    """The index of a record that is whole and newer than `last`."""
+    index = int(words[0])
+    if index <= last or any(words[at] != index for at in CHECKED):
+        raise BenchError(f"after record {last} came {index} with words {[int(words[at]) for at in CHECKED]}")
+    return index
+
+
+def copy_newest(slots: np.ndarray, head: int, into: np.ndarray) -> None:
+    """The floor of a snapshot: numpy copies the newest slots, and nobody asks whether they are whole."""
+    at = (head - len(into)) % len(slots)
+    tail = min(len(into), len(slots) - at)
+    into[:tail] = slots[at : at + tail]
+    if tail < len(into):
+        into[tail:] = slots[: len(into) - tail]
+
+
+class Sender:
+    """Sends the one buffer that it was opened with, again and again; the first record has index `next_index`."""
+
+    next_index = 0
+
+    def send(self) -> object:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class Taker:
+    """`take` gives a record or None (at once if it spins, after WAIT_S if it waits); `words` shows it by words."""
+
+    last = -1
+
+    def take(self) -> Any:
+        raise NotImplementedError
+
+    def words(self, taken: Any) -> Any:
+        return memoryview(taken).cast("B").cast("Q")
+
+    def count(self) -> int:
+        """Take what there is, check it, say how many records it was."""
+        taken = self.take()
+        if taken is None:
+            return 0
+        self.last = check(self.words(taken), self.last)
+        return 1
+
+    def skip(self) -> None:
+        """Pass over all that was sent so far."""
+
+    def close(self) -> None:
+        pass
+
+
+class Peer(Protocol):
+    name: str
+
+    def sender(self, data: memoryview) -> Sender: ...
+
+    def taker(self) -> Taker: ...
+
+    def close(self) -> None: ...
+
+
+class RingPeer:
+    """Our ring with the sensor stream's own layout."""
+
+    def __init__(self, name: str, namespace: str, *, waits: bool = False) -> None:
+        self.name, self._waits = name, waits
+        plain = layout_of(STREAMS["sensor"])
+        self._layout = Layout(plain.dtype, plain.capacity, plain.burst, wakes=waits)
+        self._path = path_of(namespace, name)
+        ensure(self._path, self._layout)
+
+    def sender(self, data: memoryview) -> RingSender:
+        return RingSender(Segment(self._path, self._layout, writable=True), data)
+
+    def taker(self) -> RingTaker:
+        return RingTaker(Segment(self._path, self._layout, writable=False), self._waits)
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+class RingSender(Sender):
+    def __init__(self, segment: Segment, data: memoryview) -> None:
+        self._ring, self._data = RingWriter(segment), data
+        self.next_index, self.slots = self._ring.next_index, segment.array()[:, :RECORD_BYTES]
+
+    def send(self) -> None:
+        self._ring.put_bytes(self._data)
+
+    def close(self) -> None:
+        self._ring.close()
+
+
+class RingTaker(Taker):
+    def __init__(self, segment: Segment, waits: bool) -> None:
+        self._ring, self.slots, self._waits = RingReader(segment), segment.array(), waits
+        self._cursor = self._ring.head
+
+    @property
+    def head(self) -> int:
+        return self._ring.head
+
+    def take(self) -> Any:
+        ring, cursor = self._ring, self._cursor
+        if ring.head == cursor and not (self._waits and ring.wait(cursor, WAIT_S)):
+            return None
+        records, _lost, self._cursor = ring.since(cursor, 1)
+        return records if len(records) else None
+
+    def words(self, taken: Any) -> Any:
+        return taken.view(np.uint64)
+
+    def count(self) -> int:
+        ring, cursor = self._ring, self._cursor
+        if ring.head == cursor and not (self._waits and ring.wait(cursor, WAIT_S)):
+            return 0
+        records, _lost, self._cursor = ring.since(cursor, 64)
+        words = records.view(np.uint64).reshape(len(records), -1)
+        wanted = np.arange(self._cursor - len(records), self._cursor, dtype=np.uint64)
+        if not all((words[:, at] == wanted).all() for at in (0, *CHECKED)):
+            raise BenchError(f"the {len(records)} records before {self._cursor} hold other indices")
+        return len(records)
+
+    def skip(self) -> None:
+        self._cursor = self._ring.head
+
+    def snapshot(self, count: int) -> Any:
+        return self._ring.latest(count)
+
+    def close(self) -> None:
+        self._ring.close()
+
+
+class LockPeer:
+    """Slots in multiprocessing.shared_memory, and a Lock around each access; the taker spins on the head."""
+
+    name = "shm_lock"
+
+    def __init__(self, context: SpawnContext) -> None:
+        self.memory = shared_memory.SharedMemory(create=True, size=4096 + DEPTH * RECORD_BYTES)
+        self.lock = context.Lock()
+
+    def sender(self, data: memoryview) -> LockSender:
+        return LockSender(self, data)
+
+    def taker(self) -> LockTaker:
+        return LockTaker(self)
+
+    def views(self) -> tuple[memoryview, memoryview]:
+        """The count of records, as one word, and the bytes of the slots."""
+        assert self.memory.buf is not None
+        return self.memory.buf[:8].cast("Q"), self.memory.buf[4096:]
+
+    def close(self) -> None:
+        self.memory.close()
+        self.memory.unlink()
+
+
+class LockSender(Sender):
+    def __init__(self, peer: LockPeer, data: memoryview) -> None:
+        self._lock, self._memory, self._data = peer.lock, peer.memory, data
+        self._head, self._bytes = peer.views()
+        self.next_index = self._head[0]
+
+    def send(self) -> None:
+        with self._lock:
+            at = self._head[0] % DEPTH * RECORD_BYTES
+            self._bytes[at : at + RECORD_BYTES] = self._data
+            self._head[0] += 1
+
+    def close(self) -> None:
+        self._head.release()
+        self._bytes.release()
+        self._memory.close()
+
+
+class LockTaker(Taker):
+    def __init__(self, peer: LockPeer) -> None:
+        self._lock, self._memory = peer.lock, peer.memory
+        self._head, self._bytes = peer.views()
+        self.slots = np.frombuffer(self._bytes, np.uint8, DEPTH * RECORD_BYTES).reshape(DEPTH, -1)
+        self._cursor, self._own, self._window = self.head, bytearray(RECORD_BYTES), np.empty((0, RECORD_BYTES), "u1")
+
+    @property
+    def head(self) -> int:
+        return self._head[0]
+
+    def take(self) -> Any:
+        if self._head[0] == self._cursor:
+            return None
+        with self._lock:
+            cursor = max(self._cursor, self._head[0] - DEPTH)
+            at = cursor % DEPTH * RECORD_BYTES
+            self._own[:] = self._bytes[at : at + RECORD_BYTES]
+        self._cursor = cursor + 1
+        return self._own
+
+    def snapshot(self, count: int) -> Any:
+        if len(self._window) != count:
+            self._window = np.empty((count, RECORD_BYTES), np.uint8)
+        with self._lock:
+            copy_newest(self.slots, self._head[0], self._window)
+        return self._window
+
+    def skip(self) -> None:
+        self._cursor = self.head
+
+    def close(self) -> None:
+        del self.slots
+        self._head.release()
+        self._bytes.release()
+        self._memory.close()
