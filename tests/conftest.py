@@ -6,9 +6,22 @@ import socket
 import uuid
 from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 
 from rtvla.shm.hub import Hub
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """A process that outlives its test would run for hours beside everything else: it is killed, and is a failure.
+    Regression: a writer at full speed of a failed stress test took one of two cores for an hour."""
+    yield
+    left = [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    for child in left:
+        child.kill()
+    psutil.wait_procs(left, timeout=10)
+    assert not left, f"left running: {left}"
 
 
 @pytest.fixture

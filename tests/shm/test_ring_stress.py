@@ -73,9 +73,11 @@ def test_no_torn_record_is_ever_accepted_while_the_writer_is_killed_at_random(hu
         writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
         assert writer.stdout is not None and writer.stdout.readline() == b"up\n"
         before = reader.head
-        windows, records = hammer(reader, 0.05 + 0.003 * round_number)
-        writer.kill()
-        writer.communicate()
+        try:
+            windows, records = hammer(reader, 0.05 + 0.003 * round_number)
+        finally:
+            writer.kill()
+            writer.communicate()
         assert reader.head > before, "the successor goes on where the dead one published"
         last = reader.latest(10)
         assert last is not None and whole(last)

@@ -72,9 +72,12 @@ def test_no_wake_up_is_ever_lost(hub: Hub) -> None:
     echo = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert echo.stdout is not None and echo.stdout.readline() == b"up\n"
     writer, answers = hub.writer("frame.View1"), hub.reader("frame.View2")
-    for number in range(5000):
-        writer.slot()
-        writer.commit()
-        assert answers.wait(number, 30.0), f"no answer to record {number}"
-    assert echo.wait(timeout=30) == 0
-    echo.communicate()
+    try:
+        for number in range(5000):
+            writer.slot()
+            writer.commit()
+            assert answers.wait(number, 30.0), f"no answer to record {number}"
+        assert echo.wait(timeout=30) == 0
+    finally:
+        echo.kill()
+        echo.communicate()
