@@ -18,8 +18,9 @@ import numpy as np
 
 from rtvla.rt import timer_slack
 from rtvla.shm.atomics import FENCES_VARIABLE
-from rtvla.tools.bench_jobs import MEETING_WORDS, SenderJobs, TakerJobs
+from rtvla.tools.bench_jobs import MEETING_WORDS, SenderJobs
 from rtvla.tools.bench_peers import WORDS, BenchError, Peer
+from rtvla.tools.bench_taker import TakerJobs
 
 _GIVE_UP_S = 20.0
 Answer = dict[str, Any]

@@ -17,9 +17,10 @@ from statistics import median
 from typing import Any
 
 from rtvla.tools.bench_libraries import library_peers
+from rtvla.tools.bench_lock import LockPeer
 from rtvla.tools.bench_machine import Bystanders, describe, progress, two_cores
 from rtvla.tools.bench_pair import Answer, Pair
-from rtvla.tools.bench_peers import RECORD_BYTES, LockPeer, Peer, RingPeer
+from rtvla.tools.bench_peers import RECORD_BYTES, Peer, RingPeer
 from rtvla.tools.bench_tables import show
 
 SPIN, FUTEX, FENCED = "ring_spin", "ring_futex", "ring_fenced_spin"

@@ -16,9 +16,11 @@ import pytest
 from rtvla.errors import ConfigError, RtvlaError
 from rtvla.shm.hub import Hub
 from rtvla.tools import bench_machine, bench_shm, bench_udp
-from rtvla.tools.bench_jobs import WINDOW, _is_whole
+from rtvla.tools.bench_jobs import WINDOW
+from rtvla.tools.bench_lock import LockPeer
 from rtvla.tools.bench_pair import Pair
-from rtvla.tools.bench_peers import CHECKED, WORDS, BenchError, LockPeer, Peer, RingPeer, RingTaker, check, copy_newest
+from rtvla.tools.bench_peers import CHECKED, WORDS, BenchError, Peer, RingPeer, RingTaker, check, copy_newest
+from rtvla.tools.bench_taker import is_whole
 
 
 def record(index: int) -> np.ndarray:
@@ -67,9 +69,9 @@ def test_the_floor_copies_the_newest_slots_across_the_wrap(head: int) -> None:
 def test_a_window_with_one_foreign_word_is_torn() -> None:
     window = np.repeat(np.arange(3, 3 + WINDOW, dtype=np.uint64)[:, None], WORDS, axis=1)
     window[:, 1] = 99  # the stamp is nobody's business
-    assert _is_whole(window)
+    assert is_whole(window)
     window[40, 500] += 1
-    assert not _is_whole(window)
+    assert not is_whole(window)
 
 
 def test_a_ring_that_holds_something_else_is_found_out(hub: Hub) -> None:
