@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rtvla.clock import now_ns
-from rtvla.shm.segment import Layout, Segment, process_start_ticks
+from rtvla.shm.segment import HEADER_BYTES, Layout, Segment, process_start_ticks
 
 MAX_COUNTERS, MAX_GAUGES = 96, 32
 STATES = ("absent", "starting", "ready", "stopping", "stopped")
@@ -47,6 +47,8 @@ class HealthRow:
         self._segment = segment
         self._row = segment.array()[:, : HEALTH.itemsize].view(HEALTH)[0, 0]
         self._counters, self._gauges = self._row["counters"], self._row["gauges"]
+        self._words = segment.words  # what changes most as words: several times as fast as through numpy
+        self._counters_at, self._heartbeat_at, self._beats_at = map(_word_of, ("counters", "heartbeat_ns", "beats"))
         self._counter_at = _known(self._row["counter_names"])
         self._gauge_at = _known(self._row["gauge_names"])
         self._row["state"] = STATES.index("starting")
@@ -57,7 +59,7 @@ class HealthRow:
         at = self._counter_at.get(name)
         if at is None:
             at = _register(name, self._row["counter_names"], self._counter_at)
-        self._counters[at] += np.uint64(n)
+        self._words[self._counters_at + at] += n
 
     def counter(self, name: str) -> int:
         at = self._counter_at.get(name)
@@ -76,8 +78,9 @@ class HealthRow:
 
     def beat(self) -> None:
         """One round of progress. Called by the loop itself, never by a helper thread."""
-        self._row["heartbeat_ns"] = now_ns()
-        self._row["beats"] += np.uint64(1)
+        words = self._words
+        words[self._heartbeat_at] = now_ns()
+        words[self._beats_at] += 1
 
     def state(self, name: str) -> None:
         if name == "ready":
@@ -111,6 +114,12 @@ def read_row(segment: Segment) -> dict[str, object]:
         "note": bytes(row["note"]).decode(errors="replace"),
         **(_used(pid) if alive else {"cpu_seconds": None, "rss_mb": None}),
     }
+
+
+def _word_of(field: str) -> int:
+    offsets = HEALTH.fields
+    assert offsets is not None
+    return (HEADER_BYTES + int(offsets[field][1])) // 8
 
 
 def _known(names: np.ndarray) -> dict[str, int]:

@@ -24,6 +24,7 @@ from rtvla.shm.wakeup import Waiter, waker
 
 Records = np.ndarray[Any, np.dtype[np.void]]
 _TRIES = 16
+_KEPT_WINDOWS = 128
 
 
 def padded(dtype: np.dtype[np.void], stride: int) -> np.dtype[np.void]:
@@ -48,7 +49,7 @@ class RingWriter:
         self._segment = segment
         layout = segment.layout
         self.burst = layout.burst
-        self._mask = layout.capacity - 1
+        self.capacity, self._mask = layout.capacity, layout.capacity - 1
         self._head = Counter(segment.words, OFFSETS["head"])
         self.next_index = self._head.load()  # a successor goes on where the last writer published
         self._fence = full_fence()
@@ -56,19 +57,25 @@ class RingWriter:
         if self._wake:
             self._wake()  # for a predecessor that was killed between its store and its wake-up
         starts = range(HEADER_BYTES, HEADER_BYTES + layout.capacity * layout.stride, layout.stride)
-        self._slots = [segment.view[at : at + layout.dtype.itemsize] for at in starts]
-        self._records = segment.array().view(padded(layout.dtype, layout.stride))[:, 0]
+        self.slots = [segment.view[at : at + layout.dtype.itemsize] for at in starts]
+        self.records = segment.array().view(padded(layout.dtype, layout.stride))[:, 0]
         self._words, self._first_word, self._slot_words = segment.words, HEADER_BYTES // 8, layout.stride // 8
+
+    def begin(self) -> int:
+        """The place in `slots` and `records` of record `next_index`, which may be filled from now on."""
+        if self._fence:
+            self._fence()  # F_w, as in slot
+        return self.next_index & self._mask
 
     def slot(self, ahead: int = 0) -> memoryview:
         """The bytes of record `next_index + ahead` (ahead < burst), to be filled in place and then committed."""
         if self._fence and ahead == 0:
             self._fence()  # F_w, pairs with F_r in RingReader
-        return self._slots[(self.next_index + ahead) & self._mask]
+        return self.slots[(self.next_index + ahead) & self._mask]
 
     def record(self, ahead: int = 0) -> np.void:
         """The same slot as a structured record that writes through."""
-        record: np.void = self._records[(self.next_index + ahead) & self._mask]
+        record: np.void = self.records[(self.next_index + ahead) & self._mask]
         return record
 
     def commit(self, count: int = 1) -> None:
@@ -90,9 +97,15 @@ class RingWriter:
         """The same for the bytes of a record; its index field is written for it."""
         if self._fence:
             self._fence()  # F_w, as in slot
-        self._slots[self.next_index & self._mask][:] = data
-        self.commit()
-        return self.next_index - 1
+        index = self.next_index
+        at = index & self._mask
+        self.slots[at][:] = data
+        self._words[self._first_word + at * self._slot_words] = index  # from here as in commit, without its loop
+        self._head.store(index + 1)
+        self.next_index = index + 1
+        if self._wake:
+            self._wake()
+        return index
 
     def close(self) -> None:
         self._segment.close()
@@ -109,8 +122,10 @@ class RingReader:
         self._dtype = padded(layout.dtype, layout.stride)
         self._head = Counter(segment.words, OFFSETS["head"])
         self._fence = full_fence()
-        self._ring = segment.array()
+        self._stride, self._slots = layout.stride, segment.view[HEADER_BYTES : layout.size]
         self._buffer = np.empty((0, layout.stride), np.uint8)
+        self._bytes = memoryview(bytearray())
+        self._windows: dict[int, Records] = {}  # by number of records: views of the buffer, made once
         self.retries = 0
         self._waiter: Waiter | None = None
         self._epoch = Counter(segment.words, OFFSETS["epoch"])
@@ -153,13 +168,13 @@ class RingReader:
         lost = 0
         for _ in range(_TRIES):
             head = self._head.load()
-            oldest = head - self._safe
-            if cursor > head:  # the stream was made anew; whatever it held before is gone
+            count = head - cursor
+            if count < 0:  # the stream was made anew; whatever it held before is gone
                 return self._records(0), lost, head
-            if cursor < oldest:
-                target = min(head, oldest + self._safe // 8)  # a margin, or a fast writer laps us again at once
-                lost, cursor = lost + target - cursor, target
-            count = min(head - cursor, at_most, self._safe)
+            if count > self._safe:
+                target = head - self._safe + self._safe // 8  # a margin, or a fast writer laps us again at once
+                lost, cursor, count = lost + target - cursor, target, head - target
+            count = min(count, at_most)
             window = self._copy(cursor, count)
             if window is not None:
                 return window, lost, cursor + count
@@ -212,21 +227,32 @@ class RingReader:
         self._watched = (epoch, pidfd)
 
     def _records(self, count: int) -> Records:
-        return self._buffer[:count].view(self._dtype)[:, 0]
+        """The first `count` records of the buffer."""
+        if len(self._buffer) < count:
+            self._buffer = np.empty((count, self._stride), np.uint8)
+            self._bytes = self._buffer.reshape(-1).data
+            self._windows.clear()
+        window = self._buffer[:count].view(self._dtype)[:, 0]
+        if len(self._windows) < _KEPT_WINDOWS:
+            self._windows[count] = window
+        return window
 
     def _copy(self, first: int, count: int) -> Records | None:
         """Copy [first, first+count); None if the writer may have touched any of it meanwhile."""
-        if len(self._buffer) < count:
-            self._buffer = np.empty((count, self._ring.shape[1]), np.uint8)
+        window = self._windows.get(count)
+        if window is None:
+            window = self._records(count)
         if self._fence:
             self._fence()  # acquire: no slot load before the head load (pairs with the store in commit)
-        at = first & self._mask
-        tail = min(count, self._capacity - at)
-        np.copyto(self._buffer[:tail], self._ring[at : at + tail])
-        if tail < count:
-            np.copyto(self._buffer[tail:count], self._ring[: count - tail])
+        at, size = (first & self._mask) * self._stride, count * self._stride
+        tail = len(self._slots) - at
+        if size <= tail:
+            self._bytes[:size] = self._slots[at : at + size]
+        else:
+            self._bytes[:tail] = self._slots[at:]
+            self._bytes[tail:size] = self._slots[: size - tail]
         if self._fence:
             self._fence()  # F_r: no slot load after the second head load (pairs with F_w in slot)
         if self._head.load() - first > self._safe:
             return None
-        return self._records(count)
+        return window
