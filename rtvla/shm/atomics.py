@@ -63,8 +63,9 @@ class Counter:
         if IS_FENCED:
             self._bind_libatomic(words, offset_bytes)
         else:
-            self.load = lambda: words[index]
-            self.store = functools.partial(operator.setitem, words, index)  # 55 ns less than a lambda
+            get: Callable[[memoryview, int], int] = operator.getitem
+            self.load = functools.partial(get, words, index)  # 10 ns less than a lambda,
+            self.store = functools.partial(operator.setitem, words, index)  # and this 55
 
     def _bind_libatomic(self, words: memoryview, offset_bytes: int) -> None:
         library = _libatomic()

@@ -122,10 +122,12 @@ class RingReader:
         self._dtype = padded(layout.dtype, layout.stride)
         self._head = Counter(segment.words, OFFSETS["head"])
         self._fence = full_fence()
-        self._stride, self._slots = layout.stride, segment.view[HEADER_BYTES : layout.size]
+        self._load = self._head.load
+        self._stride, self._bytes = layout.stride, segment.view[HEADER_BYTES : layout.size]
+        self._slots = [self._bytes[at : at + layout.stride] for at in range(0, len(self._bytes), layout.stride)]
         self._buffer = np.empty((0, layout.stride), np.uint8)
-        self._bytes = memoryview(bytearray())
-        self._windows: dict[int, Records] = {}  # by number of records: views of the buffer, made once
+        self._windows: dict[int, tuple[Records, memoryview]] = {}  # by number of records: the buffer as both, made once
+        self._nothing = self._window(0)[0]
         self.retries = 0
         self._waiter: Waiter | None = None
         self._epoch = Counter(segment.words, OFFSETS["epoch"])
@@ -167,19 +169,20 @@ class RingReader:
         overwritten before we came (overrun); they are never skipped in silence."""
         lost = 0
         for _ in range(_TRIES):
-            head = self._head.load()
+            head = self._load()
             count = head - cursor
-            if count < 0:  # the stream was made anew; whatever it held before is gone
-                return self._records(0), lost, head
+            if count <= 0:  # nothing yet; or the stream was made anew, and whatever it held before is gone
+                return self._nothing, lost, head
             if count > self._safe:
                 target = head - self._safe + self._safe // 8  # a margin, or a fast writer laps us again at once
                 lost, cursor, count = lost + target - cursor, target, head - target
-            count = min(count, at_most)
+            if count > at_most:  # noqa: PLR1730  a call of min() costs as much as loading the head
+                count = at_most
             window = self._copy(cursor, count)
             if window is not None:
                 return window, lost, cursor + count
             self.retries += 1
-        return self._records(0), lost, cursor
+        return self._nothing, lost, cursor
 
     def wait(self, seen: int, timeout_s: float) -> bool:
         """Sleep without CPU until more than `seen` records are published. False: not yet, after the timeout or a
@@ -226,33 +229,33 @@ class RingReader:
             pidfd = -1
         self._watched = (epoch, pidfd)
 
-    def _records(self, count: int) -> Records:
-        """The first `count` records of the buffer."""
+    def _window(self, count: int) -> tuple[Records, memoryview]:
+        """The first `count` slots of the buffer, as records and as bytes."""
         if len(self._buffer) < count:
             self._buffer = np.empty((count, self._stride), np.uint8)
-            self._bytes = self._buffer.reshape(-1).data
             self._windows.clear()
-        window = self._buffer[:count].view(self._dtype)[:, 0]
+        raw = self._buffer[:count]
+        window = raw.view(self._dtype)[:, 0], raw.reshape(-1).data
         if len(self._windows) < _KEPT_WINDOWS:
             self._windows[count] = window
         return window
 
     def _copy(self, first: int, count: int) -> Records | None:
         """Copy [first, first+count); None if the writer may have touched any of it meanwhile."""
-        window = self._windows.get(count)
-        if window is None:
-            window = self._records(count)
+        window = self._windows.get(count) or self._window(count)
         if self._fence:
             self._fence()  # acquire: no slot load before the head load (pairs with the store in commit)
-        at, size = (first & self._mask) * self._stride, count * self._stride
-        tail = len(self._slots) - at
-        if size <= tail:
-            self._bytes[:size] = self._slots[at : at + size]
+        at = first & self._mask
+        if count == 1:
+            window[1][:] = self._slots[at]
+        elif at + count <= self._capacity:
+            window[1][:] = self._bytes[at * self._stride : (at + count) * self._stride]
         else:
-            self._bytes[:tail] = self._slots[at:]
-            self._bytes[tail:size] = self._slots[: size - tail]
+            tail = (self._capacity - at) * self._stride
+            window[1][:tail] = self._bytes[at * self._stride :]
+            window[1][tail:] = self._bytes[: len(window[1]) - tail]
         if self._fence:
             self._fence()  # F_r: no slot load after the second head load (pairs with F_w in slot)
-        if self._head.load() - first > self._safe:
+        if self._load() - first > self._safe:
             return None
-        return window
+        return window[0]

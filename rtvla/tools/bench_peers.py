@@ -137,10 +137,9 @@ class RingTaker(Taker):
         return self._ring.head
 
     def take(self) -> Any:
-        ring, cursor = self._ring, self._cursor
-        if ring.head == cursor and not (self._waits and ring.wait(cursor, WAIT_S)):
-            return None
-        records, _lost, self._cursor = ring.since(cursor, 1)
+        if self._waits:
+            self._ring.wait(self._cursor, WAIT_S)
+        records, _lost, self._cursor = self._ring.since(self._cursor, 1)
         return records if len(records) else None
 
     def words(self, taken: Any) -> Any:

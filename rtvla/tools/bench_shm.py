@@ -1,7 +1,8 @@
 """`rtvla bench shm`: the ring beside other transports and beside the floor, in real processes on two cores.
 
 All contestants take turns within each repetition, so a neighbour's load meets everybody; what is shown is the median
-over the repetitions of each one's median, 99th percentile and so on. Percentiles above the 99th show the neighbours
+over the repetitions of each one's median, 99th percentile and so on. A ratio is the median of the repetitions' ratios:
+each compares what ran side by side. Percentiles above the 99th show the neighbours
 and the hypervisor, not the transport. Every record that is read is checked by its words. Prints tables; the last line
 is one JSON document, whose `ratios` are held against TARGETS.
 """
@@ -36,22 +37,24 @@ TARGETS = {
     "idle_reader_cpu_percent": ("<", 1.0),
 }
 _DEFAULT_S = 75.0  # of measuring; starting and ending turns adds about 10 s
+_REPETITIONS = 5
 # job -> seconds of one turn at the default length
 _TURN_S = {
-    "paced": 1.0,
-    "back_to_back": 0.3,
-    "throughput": 0.4,
-    "hot": 0.4,
-    "at_10_hz": 3.0,
-    "publish": 0.5,
-    "idle": 1.5,
-    "futex": 0.5,
+    "paced": 0.6,
+    "back_to_back": 0.2,
+    "throughput": 0.25,
+    "hot": 0.25,
+    "at_10_hz": 1.8,
+    "publish": 0.3,
+    "idle": 0.9,
+    "futex": 0.3,
 }
+Results = dict[str, dict[str, Answer]]  # job -> contestant -> what it saw
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=_DEFAULT_S, help="about how long in all (%(default)g)")
-    parser.add_argument("--repetitions", type=int, default=3, help="turns of each contestant (%(default)s)")
+    parser.add_argument("--repetitions", type=int, default=_REPETITIONS, help="turns of each contestant (%(default)s)")
     parser.add_argument("--cores", metavar="A,B", help="where sender and reader are pinned (first and last allowed)")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
 
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         plain_pair = Pair(context, cores, peers + libraries, fenced=False)
         pairs = {peer.name: plain_pair for peer in (*peers, *libraries)}
         pairs[FENCED] = Pair(context, cores, [fenced], fenced=True)
-        results = measure(pairs, args.seconds / _DEFAULT_S, args.repetitions)
+        rounds = measure(pairs, args.seconds / _DEFAULT_S, args.repetitions)
     finally:
         for pair in set(pairs.values()):
             pair.close()
@@ -80,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
         "run": bystanders.look(),
         "record_bytes": RECORD_BYTES,
         "left_out": missing,
-        "results": results,
-        "ratios": ratios(results),
+        "results": medians(rounds),
+        "ratios": medians([ratios(results) for results in rounds]),
     }
     if not args.json:
         show(report, TARGETS)
@@ -89,18 +92,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(pairs: dict[str, Pair], scale: float, repetitions: int) -> dict[str, dict[str, Answer]]:
-    """job -> contestant -> medians of its answers."""
-    turns: dict[str, dict[str, list[Answer]]] = {}
+def measure(pairs: dict[str, Pair], scale: float, repetitions: int) -> list[Results]:
+    """Of each repetition: job -> contestant -> answer."""
+    rounds: list[Results] = []
 
     def turn(title: str, job: str, names: Iterable[str], **numbers: float) -> None:
         for name in names:
             if name in pairs:
-                progress(f"repetition {repetition + 1} of {repetitions}: {title}, {name}")
-                answer = pairs[name].run(job, name, _TURN_S[title] * scale, **numbers)
-                turns.setdefault(title, {}).setdefault(name, []).append(answer)
+                progress(f"repetition {len(rounds)} of {repetitions}: {title}, {name}")
+                seconds = _TURN_S[title] * scale * _REPETITIONS / repetitions
+                rounds[-1].setdefault(title, {})[name] = pairs[name].run(job, name, seconds, **numbers)
 
     for repetition in range(repetitions):
+        rounds.append({})
         order = list(pairs)[:: 1 if repetition % 2 else -1]
         turn("paced", "paced", order)
         turn("back_to_back", "back_to_back", order)
@@ -111,21 +115,17 @@ def measure(pairs: dict[str, Pair], scale: float, repetitions: int) -> dict[str,
         turn("idle", "idle", WAITING)
         turn("futex", "futex", (FUTEX,))
     progress("")
-    return {title: {name: medians(found) for name, found in by_name.items()} for title, by_name in turns.items()}
+    return rounds
 
 
-def medians(answers: list[Answer]) -> Answer:
-    """Of each number by itself, also inside dictionaries."""
-    first = answers[0]
-    return {
-        key: medians([answer[key] for answer in answers])
-        if isinstance(first[key], dict)
-        else median(answer[key] for answer in answers)
-        for key in first
-    }
+def medians(found: list[Any]) -> Any:
+    """Of each number by itself, also inside dictionaries. None stays: a peer is missing."""
+    if isinstance(found[0], dict):
+        return {key: medians([one[key] for one in found]) for key in found[0]}
+    return None if found[0] is None else median(found)
 
 
-def ratios(results: dict[str, dict[str, Answer]]) -> dict[str, float | None]:
+def ratios(results: Results) -> dict[str, float | None]:
     """What the targets are about, and the same once more by the other reasonable measure. None: a peer is missing."""
 
     def over(title: str, name: str, other: str, *keys: str) -> float | None:
