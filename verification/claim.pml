@@ -1,13 +1,23 @@
-/* Segment.claim() and RingReader._watch(): is the process that a reader takes for the writer of an epoch really that one?
+/* Segment.claim() and RingReader.writer_alive(): does a reader ever take the writer that lives for dead, or somebody else for it?
  *
- *   CLAIMS           processes that claim the segment one after another; each may die before any step of the claim
- *   WEAK             weak memory, as in ring.pml; with a fence before the store of epoch and after its load
- *   M_PLAIN_STORE    no fence before the store of epoch
- *   M_PLAIN_LOAD     no fence between the load of epoch and the load of the pid
+ * Processes are numbered in the order of their birth; that number is also their start ticks. There are only two process
+ * numbers (pids) for all of them, so the pid of a dead one is soon another's: a claimant's or a bystander's.
+ *
+ *   CLAIMS           processes that claim the segment one after another. Each may die before any step of the claim or
+ *                    later, or close its writer and live on
+ *   BYSTANDERS       processes that never claim and only get a pid that has become free
+ *   WEAK             weak memory, as in ring.pml: epoch is stored with release and loaded with acquire
+ *   M_PLAIN_STORE    epoch stored without release
+ *   M_PLAIN_LOAD     epoch loaded without acquire: what follows may be loaded before it
  *   M_EPOCH_FIRST    epoch stored before the pid
+ *   M_NO_TICKS       the start ticks are not compared
+ *   M_WATCH_ONCE     a new epoch is not looked at
  */
 #ifndef CLAIMS
-#define CLAIMS 4
+#define CLAIMS 3
+#endif
+#ifndef BYSTANDERS
+#define BYSTANDERS 2
 #endif
 #define TICKS 0
 #define PID 1
@@ -15,8 +25,12 @@
 byte mem[3];
 bool pend[3];
 byte pval[3];
-byte owner[CLAIMS + 1];         /* ghost: which claimant made this epoch */
-byte alive = 0;                 /* the claimant that lives, 0 if none */
+byte owner[CLAIMS + 1];         /* ghost: who made this epoch */
+byte has[3];                    /* pid -> the process that has it now, 0 if nobody */
+byte writer = 0;                /* the process that holds the lock, 0 if none */
+byte born = 0, bystanders = 0;  /* how many processes there were; how many of them were bystanders */
+short claimants = 0;            /* ghost, by bits: which of them ever held the lock */
+#define IS_CLAIMANT(process) (claimants & (1 << (process)))
 
 inline store(at, value) {
 #ifdef WEAK
@@ -26,7 +40,7 @@ inline store(at, value) {
 #endif
 }
 inline drain(at) { if :: pend[at] -> mem[at] = pval[at]; pend[at] = false; pval[at] = 0 :: else fi }
-#define QUIET (!pend[0] && !pend[1] && !pend[2])
+#define QUIET (!pend[0] && !pend[1] && !pend[2])        /* the lock passes on through the kernel: a full barrier */
 
 #ifdef WEAK
 active proctype store_buffer() {
@@ -39,48 +53,81 @@ end: do
 #endif
 
 active proctype writers() {
-  byte me = 0, epoch, step;
+  byte number = 0, epoch, step, claims = 0;
 end:
   do
-  :: atomic { alive == 0 && QUIET && me < CLAIMS -> me++; alive = me; epoch = mem[EPOCH]; step = 0 }   /* flock */
+  :: atomic { writer == 0 && QUIET && claims < CLAIMS && (has[1] == 0 || has[2] == 0) ->       /* flock */
+       if :: has[1] == 0 -> number = 1 :: has[2] == 0 -> number = 2 fi;
+       born++; claims++; has[number] = born; writer = born; claimants = claimants | (1 << born);
+       epoch = mem[EPOCH]; step = 0 }
 #ifdef M_EPOCH_FIRST
-  :: atomic { alive && step == 0 -> store(TICKS, me); step = 2 }
-  :: atomic { alive && step == 1 -> store(PID, me); step = 3 }
-  :: atomic { alive && step == 2 -> owner[epoch + 1] = me; store(EPOCH, epoch + 1); step = 1 }
+  :: atomic { writer && step == 0 -> store(TICKS, writer); step = 2 }
+  :: atomic { writer && step == 1 -> store(PID, number); step = 3 }
+  :: atomic { writer && step == 2 -> owner[epoch + 1] = writer; store(EPOCH, epoch + 1); step = 1 }
 #else
-  :: atomic { alive && step == 0 -> store(TICKS, me); step++ }
-  :: atomic { alive && step == 1 -> store(PID, me); step++ }
-  :: atomic { alive && step == 2 ->
+  :: atomic { writer && step == 0 -> store(TICKS, writer); step++ }
+  :: atomic { writer && step == 1 -> store(PID, number); step++ }
+  :: atomic { writer && step == 2 ->
 #ifndef M_PLAIN_STORE
        drain(TICKS); drain(PID);
 #endif
-       owner[epoch + 1] = me; store(EPOCH, epoch + 1); step++ }
+       owner[epoch + 1] = writer; store(EPOCH, epoch + 1); step++ }
 #endif
-  :: atomic { alive -> alive = 0; step = 0 }                                  /* dies, before any step or later */
+  :: atomic { writer -> has[number] = 0; writer = 0; number = 0; epoch = 0; step = 0 }               /* killed, before any step */
+  :: atomic { writer && step == 3 -> writer = 0; number = 0; epoch = 0; step = 0 }                /* closes and lives on */
   od
 }
 
-active proctype reader() {
-  byte epoch, who, ticks, watched = 0, taken = 0;   /* taken: the process it watches, 0 if it thinks there is none */
+active proctype others() {      /* bystanders are born; they, and writers that have closed, die */
+  byte number;
 end:
   do
-  :: who = 0;
+  :: atomic { bystanders < BYSTANDERS && (has[1] == 0 || has[2] == 0) ->
+       if :: has[1] == 0 -> number = 1 :: has[2] == 0 -> number = 2 fi;
+       born++; bystanders++; has[number] = born; number = 0 }
+  :: atomic { has[1] && has[1] != writer -> has[1] = 0 }
+  :: atomic { has[2] && has[2] != writer -> has[2] = 0 }
+  od
+}
+
+#define LIVES(process) (process && (has[1] == process || has[2] == process))
+
+active proctype reader() {      /* writer_alive, again and again */
+  byte epoch, number, ticks, now, watched = 0, fd = 0;       /* fd: the process that its pidfd stands for, 0 if it has none */
+end:
+  do
+  :: number = 0; ticks = 0;
 #ifdef M_PLAIN_LOAD
-     if :: who = mem[PID] :: skip fi;                /* loaded before the epoch */
+     if :: number = mem[PID] :: skip fi;
+     if :: ticks = mem[TICKS] :: skip fi;
 #endif
      epoch = mem[EPOCH];
      if
+#ifdef M_WATCH_ONCE
+     :: epoch != watched && watched == 0 ->
+#else
      :: epoch != watched ->
-        if :: who == 0 -> who = mem[PID] :: else fi;
-        ticks = mem[TICKS];
-        atomic { taken = (who == ticks -> who : 0); watched = epoch;
-          /* the process that made this epoch is alive: it must be the one we watch from now on */
-          assert(alive == 0 || alive != owner[epoch] || taken == alive);
-#ifdef P_ALIVE
-          assert(taken == 0 || taken != alive);      /* probe: a live writer is found */
 #endif
-          ticks = 0 }
+        if :: number == 0 -> number = mem[PID] :: else fi;
+        if :: ticks == 0 -> ticks = mem[TICKS] :: else fi;
+        fd = has[number];                                              /* pidfd_open */
+        atomic { now = has[number];                                    /* /proc/PID/stat: 0 if there is none */
+#ifndef M_NO_TICKS
+          if :: fd && now && now != ticks -> fd = 0 :: else fi;     /* another process got the number */
+#endif
+          watched = epoch; now = 0; number = 0; ticks = 0 }
      :: else
-     fi
+     fi;
+     atomic {                                                       /* poll: does it live? */
+        assert(!LIVES(fd) || IS_CLAIMANT(fd));                      /* nobody who never claimed is taken for the writer */
+        /* the one who made this epoch holds the lock: it is the one that we watch */
+        assert(epoch == 0 || writer == 0 || writer != owner[epoch] || fd == writer);
+#ifdef P_ALIVE
+        assert(!LIVES(fd));                                         /* probe: a live writer is found */
+#endif
+#ifdef P_REUSED
+        assert(!fd || LIVES(fd) || (has[1] == 0 && has[2] == 0));   /* probe: watched, dead, and its number is another's */
+#endif
+        epoch = 0 }
   od
 }

@@ -8,6 +8,7 @@
  *   N                  the writer stops after N records and losses are accounted for; without N it runs for ever
  *                      (counters are renormalised by CAP: see shift)
  *   CRASH              the writer may die before any step, any number of times; a successor attaches
+ *   READER_DIES        the reader may die before any step; its successor goes on from the last cursor that a call returned
  *   WEAK               weak memory: stores of the writer become visible in any order, loads of the reader are made in
  *                      any order, except across the fences
  *   IN_ORDER           slots are filled once, word by word (else: in any order, any number of times, with rubbish first)
@@ -120,6 +121,7 @@ end:
 #define INDEX 3
 #define PUBLISH 4
 #define EARLY 5
+#define ADVANCE 6
 byte pc = ATTACH, n = 0, c = 0, a = 0;
 
 /* reader state, global because renormalising touches it */
@@ -174,6 +176,9 @@ inline shift() {
 #define AFTER_FENCE FILL
 #endif
 
+#ifdef P_SPANS
+byte born = 0;                  /* ghost: the first index of the writer that lives */
+#endif
 active proctype writer() {
   byte z, w, v;
 end:
@@ -186,8 +191,12 @@ end:
 #else
        n = mem[HEAD];
 #endif
+       shift();                                                   /* the dead one may not have come to it */
 #ifdef P_TAKEOVER
        assert(n < 2 * CAP || mem[AT(n, 0)] != JUNK || first + SAFE != n);   /* probe: rubbish beside a window in use */
+#endif
+#ifdef P_SPANS
+       born = n;
 #endif
        pc = FENCE }
   :: atomic { pc == FENCE && MORE ->
@@ -232,9 +241,13 @@ end:
 #endif
        store(HEAD, n + c);
 #endif
-       n = n + c; c = 0; shift(); pc = FENCE }
+       pc = ADVANCE }
+  :: atomic { pc == ADVANCE -> n = n + c; c = 0; shift(); pc = FENCE }
 #ifdef CRASH
   :: atomic { pc != ATTACH -> pc = ATTACH; a = 0; c = 0; n = 0 }
+#endif
+#ifdef M_INTERRUPTED            /* an exception ends the call before any step, and the writer goes on with what it has */
+  :: atomic { pc != ATTACH -> pc = FENCE; a = 0; c = 0 }
 #endif
   od
 }
@@ -246,10 +259,21 @@ byte lost = 0;
 byte accounted = 0;             /* delivered so far + lost so far, over all calls */
 byte delivered = 0;
 short given = 0;                /* which indices were delivered */
+byte kept = 0;                  /* the cursor that the last call returned */
+#endif
+#ifdef READER_DIES
+#define MAY_DIE :: atomic { true -> count = 0; lost = 0; mask = 0; i = 0; good = false; ready = false; looked = false; \
+                            tries = 0; first = kept; goto born_again }
+#else
+#define MAY_DIE
 #endif
 
 inline first_look() {           /* head, and the window that follows from it */
 #ifdef FOLLOW
+  if
+  :: first == mem[HEAD] -> ready = false          /* nothing new: no copy, no second look */
+  :: else -> ready = true
+  fi;
   if
   :: first + SAFE < mem[HEAD] ->
      t = mem[HEAD] - SAFE + MARGIN;
@@ -267,7 +291,7 @@ inline first_look() {           /* head, and the window that follows from it */
   t = mem[HEAD] - first;
   count = (t < AT_MOST -> t : AT_MOST);
   count = (count < SAFE -> count : SAFE);
-  t = 0; ready = true
+  t = 0
 #else
   if
 #ifdef M_BEYOND_HEAD
@@ -295,6 +319,7 @@ active proctype reader() {
   byte tries, count, i, t;
   short mask;
   bool good, whole, looked, ready;
+born_again:
 end:
   do
   :: /* one call */
@@ -307,7 +332,7 @@ end:
           guess = mem[HEAD]; do :: guess < mem[HEAD] + BURST -> guess++ :: break od;
 #ifdef FOLLOW
           if
-          :: guess >= first && first + SAFE >= guess -> count = guess - first; ready = true;
+          :: guess > first && first + SAFE >= guess -> count = guess - first; ready = true;
              if :: count > AT_MOST -> count = AT_MOST :: else fi
           :: else -> ready = false
           fi
@@ -335,11 +360,13 @@ end:
         :: atomic { !looked -> second_look() }
 #endif
         :: mask == (1 << (2 * count)) - 1 -> break
+        MAY_DIE
         od;
 #else
         do
         :: atomic { i < 2 * count -> load(i); i++ }
-        :: else -> break
+        :: i == 2 * count -> break
+        MAY_DIE
         od;
 #endif
 #ifdef M_NO_ACQ
@@ -356,6 +383,9 @@ end:
           :: whole ->
              assert(good);                                        /* never torn, mixed or rubbish */
              assert(first + count <= mem[HEAD]);                  /* never unpublished */
+#ifdef P_SPANS
+             assert(born <= first || born >= first + count);      /* probe: a window with records of two writers */
+#endif
 #ifdef P_MOVED
              assert(mem[HEAD] == first + count)                   /* probe: accepted although the writer went on */
 #endif
@@ -392,6 +422,7 @@ end:
        fi;
 #ifdef ACCOUNTS
        assert(accounted == first && delivered <= accounted);      /* each one delivered or counted lost, once */
+       kept = first;
 #endif
 #else
        first = 0;

@@ -1,12 +1,11 @@
 /* The wake-up of rtvla/shm/wakeup.py and RingReader.wait(): a reader sleeps in FUTEX_WAIT on the low 32 bits of head; the
- * writer stores head, then always calls FUTEX_WAKE. A lost wake-up is a reader that sleeps for ever beside a published
- * record: an invalid end state.
+ * writer stores head, then always calls FUTEX_WAKE; it also calls it once when it claims the stream. A lost wake-up is a
+ * reader that sleeps for ever beside a published record: an invalid end state.
  *
  *   READERS N        readers; records written
- *   TIMEOUT          a sleeper may wake up by itself (the timeout of wait(), or a signal)
- *   CRASH            the writer may die before any step, twice; a successor attaches at once
+ *   TIMEOUT          a sleeper may wake up by itself (the timeout of wait(), a signal, or its own end)
+ *   CRASH            the writer may die before any step, twice; a successor attaches at once and wakes
  *   FINAL_CRASH      it may die and nobody comes
- *   WAKE_AT_CLAIM    a successor wakes once when it attaches (the code does not)
  *   WEAK             the store of head may stay invisible until the kernel's fence
  */
 #ifndef READERS
@@ -61,10 +60,10 @@ active proctype writer() {
   byte r;
   do
   :: atomic { pc == ATTACH && !stored -> n = head;
-#if defined(WAKE_AT_CLAIM) || defined(M_WAKE_FIRST)
-       pc = KERNEL
-#else
+#ifdef M_NO_WAKE_AT_CLAIM
        pc = STORE
+#else
+       pc = KERNEL
 #endif
      }
   :: atomic { pc == STORE && n < N ->

@@ -106,9 +106,10 @@ class Receiver:
             if fault:
                 self._drop(fault, "one sample of a batch")
                 continue
+            slot = ring.slots[(ring.next_index + good) % ring.capacity]
             if good != ahead:
-                ring.slot(good)[:] = ring.slots[at]
-            _RECEIVED.pack_into(ring.slot(good), _RECEIVED_AT, received_ns)  # not published yet: no need of one store
+                slot[:] = ring.slots[at]
+            _RECEIVED.pack_into(slot, _RECEIVED_AT, received_ns)  # not published yet: no need of one store
             self._gap.first(ring.record(good))
             good += 1
         ring.commit(good)

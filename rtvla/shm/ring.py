@@ -221,7 +221,7 @@ class RingReader:
             os.close(self._watched[1])
         pid, ticks = self._segment["writer_pid"], self._segment["writer_start_ticks"]
         try:
-            pidfd = os.pidfd_open(pid)
+            pidfd = os.pidfd_open(pid) if 0 < pid < 2**31 else -1  # whatever a header says, this does not fail
         except ProcessLookupError:
             pidfd = -1
         if pidfd >= 0 and process_start_ticks(pid) not in (0, ticks):  # another process got the number
@@ -243,8 +243,6 @@ class RingReader:
     def _copy(self, first: int, count: int) -> Records | None:
         """Copy [first, first+count); None if the writer may have touched any of it meanwhile."""
         window = self._windows.get(count) or self._window(count)
-        if self._fence:
-            self._fence()  # acquire: no slot load before the head load (pairs with the store in commit)
         at = first & self._mask
         if count == 1:
             window[1][:] = self._slots[at]

@@ -119,6 +119,7 @@ class Survey:
         }
 
     def _commands(self) -> dict[str, Any]:
+        follows = self._follows()  # first: it reads from the same ring, and `newest` is only good until the next read
         newest = self._newest("command")
         if newest is None:
             return {"last": None, "reason": None, "age_ms": None}
@@ -126,7 +127,7 @@ class Survey:
             "last": schema.COMMAND_KINDS[int(newest["kind"])],
             "reason": schema.HOLD_REASONS[int(newest["reason"])],
             "age_ms": (now_ns() - int(newest["decided_ns"])) / MS,
-            "follows": self._follows(),
+            "follows": follows,
             "sensor_age_ms": int(newest["sensor_age_ns"]) / MS,
             "robot_age_ms": int(newest["robot_age_ns"]) / MS,
             "vl_age_ms": int(newest["vl_age_ns"]) / MS,
