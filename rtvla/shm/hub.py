@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rtvla.errors import ShmError
 from rtvla.shm import health
 from rtvla.shm.ring import RingReader, RingWriter
 from rtvla.shm.segment import FOLDER, PREFIX, Layout, Segment, ensure, path_of, writer_holds
@@ -36,10 +37,18 @@ class Hub:
     def create(self, processes: Iterable[str]) -> None:
         """All streams of the table and the rows of `processes` at once: a lack of space shows before anything is
         started, and a process that dies before it could say a word is seen as absent."""
-        for name, stream in STREAMS.items():
-            ensure(path_of(self.namespace, name), layout_of(stream))
-        for name in processes:
-            ensure(path_of(self.namespace, health.stream_of(name)), health.LAYOUT)
+        layouts = {name: layout_of(stream) for name, stream in STREAMS.items()}
+        layouts |= {health.stream_of(name): health.LAYOUT for name in processes}
+        made = []
+        try:
+            for name, layout in layouts.items():
+                path = path_of(self.namespace, name)
+                if ensure(path, layout):
+                    made.append(path)
+        except ShmError:
+            for path in made:  # all or none: what little space there is stays free
+                path.unlink(missing_ok=True)
+            raise
 
     def health_row(self, process: str) -> health.HealthRow:
         return health.HealthRow(self._open(health.stream_of(process), health.LAYOUT, writable=True))

@@ -12,6 +12,7 @@ import hashlib
 import json
 import mmap
 import os
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ LAYOUT_VERSION = 1
 HEADER_BYTES = 4096
 TEXT_AT = 1024  # where the record type stands as JSON
 _CLAIM_TRIES = 20
+_REMEDY = "rtvla down --purge"
+_LEFT_BY = {"magic": "it is no segment of rtvla", "boot_id": "it is from before this machine was started"}
 
 # name -> byte offset of a u64. 0..: written once by the creator; 128..: by each new writer; 256: alone in its lines.
 OFFSETS = {
@@ -115,7 +118,7 @@ def process_start_ticks(pid: int) -> int:
 
 
 class Segment:
-    """A mapped segment. `words` is the header and data as u64, `data` the slots as bytes."""
+    """A mapped segment. `view` is all of it as bytes, `words` as u64."""
 
     def __init__(self, path: Path, layout: Layout, *, writable: bool) -> None:
         self.path, self.layout = path, layout
@@ -150,16 +153,30 @@ class Segment:
                 break
             except BlockingIOError:  # a tool that probes holds the lock for microseconds, a writer for good
                 if attempts_left == 1:
-                    pid = self["writer_pid"]
-                    raise ShmError(
-                        f"{self.path.name} already has a writer (pid {pid}); stop it first: rtvla down"
-                    ) from None
+                    raise ShmError(f"{self.path.name} already has a writer {self._holder()}") from None
                 time.sleep(0.005)
+        if not self._is_in_place():
+            raise ShmError(f"{self.path} was removed while it was being opened: start this process again")
         self["writer_start_ticks"] = process_start_ticks(os.getpid())
         self["writer_pid"] = os.getpid()
         self["epoch_first_index"] = self["head"]
         epoch = Counter(self.words, OFFSETS["epoch"])
         epoch.store(epoch.load() + 1)  # release: who sees the new epoch sees the new pid (pairs with _watch in ring.py)
+
+    def _holder(self) -> str:
+        pid = self["writer_pid"]
+        if process_start_ticks(pid):
+            return f"(pid {pid}); stop it first: rtvla down"
+        # fork shares the lock, and a mapping alone keeps it
+        has_it = "a process that it forked, or one in another container, still has it open"
+        return f"(pid {pid}, which does not run here): {has_it}; end that one (fuser -v {self.path})"
+
+    def _is_in_place(self) -> bool:
+        """Whether the name still leads to this segment. Who writes to a removed one is seen by nobody."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Release the lock. The pages stay mapped until the last array over them is gone."""
@@ -177,10 +194,10 @@ class Segment:
     def _check_header(self) -> None:
         for name, wanted in self.layout.header().items():
             if self[name] != wanted:
-                raise self._misfit(f"has {name} {self[name]:#x}, this version needs {wanted:#x}")
+                raise self._misfit(f"has {name} {self[name]:#x}, this version needs {wanted:#x}", name)
 
-    def _misfit(self, detail: str) -> ShmError:
-        return ShmError(f"{self.path} {detail}; it was left by another version: rtvla down --purge")
+    def _misfit(self, detail: str, field: str = "size") -> ShmError:
+        return ShmError(f"{self.path} {detail}; {_LEFT_BY.get(field, 'it was left by another version')}: {_REMEDY}")
 
 
 def _open(path: Path, writable: bool) -> int:
@@ -195,20 +212,24 @@ def _open(path: Path, writable: bool) -> int:
         raise ShmError(f"{path}: {error.strerror}: not a segment of ours; remove it") from error
 
 
-def ensure(path: Path, layout: Layout) -> None:
-    """Create the segment unless it is there. Readers never see a half-made one: it is filled under a private name and
-    then linked to its public one, which fails if somebody was faster."""
+def ensure(path: Path, layout: Layout) -> bool:
+    """Create the segment unless it is there; whether it was we who did. Readers never see a half-made one: it is filled
+    under a private name and then linked to its public one, which fails if somebody was faster."""
     if path.exists():
-        return
-    private = f"/{path.name}.{os.getpid()}.tmp"
+        return False
+    try:
+        return _make(path, layout)
+    except (OSError, posix_ipc.Error) as error:
+        what = f"cannot allocate {layout.size} bytes for {path}: {getattr(error, 'strerror', None) or error}"
+        raise ShmError(f"{what}; free /dev/shm, or let us write there") from error
+
+
+def _make(path: Path, layout: Layout) -> bool:
+    # the random part: a killed process may have left one, and in a container the next has the same number
+    private = f"/{path.name}.{secrets.token_hex(4)}.{os.getpid()}.tmp"
     memory = posix_ipc.SharedMemory(private, posix_ipc.O_CREX, mode=0o600)
     try:
-        try:
-            os.posix_fallocate(memory.fd, 0, layout.size)  # no space: an error now, not a SIGBUS later
-        except OSError as error:
-            raise ShmError(
-                f"cannot allocate {layout.size} bytes for {path}: {error.strerror}; free /dev/shm"
-            ) from error
+        os.posix_fallocate(memory.fd, 0, layout.size)  # no space: an error now, not a SIGBUS later
         with mmap.mmap(memory.fd, layout.size) as mapping:
             text = layout.text()
             mapping[TEXT_AT : TEXT_AT + len(text)] = text
@@ -218,7 +239,8 @@ def ensure(path: Path, layout: Layout) -> None:
         try:
             os.link(FOLDER / private[1:], path)
         except FileExistsError:
-            return  # another process was faster; its segment is as good as ours
+            return False  # another process was faster; its segment is as good as ours
+        return True
     finally:
         memory.close_fd()
         posix_ipc.unlink_shared_memory(private)
@@ -226,7 +248,12 @@ def ensure(path: Path, layout: Layout) -> None:
 
 def writer_holds(path: Path) -> bool:
     """Whether a live process is the writer: its lock is held. For tools and clean-up, never on a data path."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:  # removed since it was found
+        return False
+    except PermissionError:
+        raise ShmError(f"{path} belongs to another user: use another RTVLA_NAMESPACE") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

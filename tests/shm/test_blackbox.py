@@ -15,7 +15,8 @@ import pytest
 
 from rtvla import schema
 from rtvla.clock import now_ns
-from rtvla.errors import ShmError
+from rtvla.dump_file import Dump
+from rtvla.errors import DumpError, ShmError
 from rtvla.shm import blackbox, decode, inspect, verify
 from rtvla.shm.health import read_row
 from rtvla.shm.hub import Hub
@@ -99,7 +100,7 @@ def test_a_dump_after_kill_9_holds_the_last_record_and_loads_again(hub: Hub, cop
     kill(child)
     assert int(first) == 100 and last == 1599
     manifest = blackbox.dump(hub.namespace, tmp_path / "box")
-    with blackbox.Dump(tmp_path / "box") as box:
+    with Dump(tmp_path / "box") as box:
         states, health = box.records("robot"), box.records("health.policy")
     assert states["index"].tolist() == list(range(1600 - 1023, 1600))
     assert (states["joints_deg"] == states["index"][:, None]).all()
@@ -118,7 +119,7 @@ def test_a_dump_after_kill_9_holds_the_last_record_and_loads_again(hub: Hub, cop
     row = read_row(segment)
     assert (row["state"], row["alive"], row["pid"], row["counters"]) == ("ready", False, child.pid, {"chunks": 7})
     again = blackbox.dump(copy.namespace, tmp_path / "again")
-    with blackbox.Dump(tmp_path / "again") as box:
+    with Dump(tmp_path / "again") as box:
         assert (box.records("robot") == states).all()
     assert again["streams"]["robot"]["claim"]["epoch"] == manifest["streams"]["robot"]["claim"]["epoch"]
 
@@ -131,7 +132,7 @@ def test_a_dump_beside_a_writer_at_full_speed_holds_only_whole_records(hub: Hub,
     held = 0
     for at in range(20):
         blackbox.dump(hub.namespace, tmp_path / f"{at}.box")
-        with blackbox.Dump(tmp_path / f"{at}.box") as box:
+        with Dump(tmp_path / f"{at}.box") as box:
             records = box.records("words")
         assert (np.diff(records["index"].astype(np.int64)) == 1).all()
         assert (records["words"] == records["index"][:, None]).all()
@@ -198,7 +199,7 @@ def test_a_failed_dump_leaves_no_file(hub: Hub, tmp_path: Path, monkeypatch: pyt
     def full(*_args: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(blackbox.np.lib.format, "write_array", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(OSError, match="No space left"):
         blackbox.dump(hub.namespace, tmp_path / "box")
     assert list(tmp_path.iterdir()) == []
@@ -215,7 +216,9 @@ def changed(source: Path, target: Path, **members: bytes) -> Path:
 def test_a_spoiled_black_box_is_refused_by_name_and_leaves_nothing(hub: Hub, copy: Hub, tmp_path: Path) -> None:
     put(hub, 5)
     good = tmp_path / "good"
-    manifest = blackbox.dump(hub.namespace, good)
+    blackbox.dump(hub.namespace, good)
+    with Dump(good) as box:
+        manifest = box.manifest
     stream = manifest["streams"]["robot"]
     evil = manifest | {"streams": {"robot": stream, "../robot": stream}}
     other = manifest | {"streams": {"robot": stream | {"schema_hash": "0" * 16}}}
@@ -231,6 +234,6 @@ def test_a_spoiled_black_box_is_refused_by_name_and_leaves_nothing(hub: Hub, cop
         (changed(good, tmp_path / "4", robot_npy=b"\x93NUMPY"), "no whole records of robot"),
         (changed(good, tmp_path / "5", manifest_json=json.dumps(evil).encode()), "cannot be a file of ours"),
     ):
-        with pytest.raises(ShmError, match=reason):
+        with pytest.raises(DumpError, match=reason):
             blackbox.load(file, copy.namespace)
         assert copy.segments() == [] and not list(FOLDER.glob("*robot*.tmp"))

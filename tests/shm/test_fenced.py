@@ -29,7 +29,7 @@ def libatomic() -> None:
 def test_the_ring_holds_with_real_fences() -> None:
     """Regression: the fenced path named its functions so that Python mangled them, and failed at the first ring."""
     done = run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "test_ring.py"), str(HERE / "test_ring_stress.py")
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "test_ring.py"), str(HERE / "test_stress_counter.py")
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert "failed" not in done.stdout and "skipped" not in done.stdout
