@@ -20,6 +20,14 @@ class CheckpointError(RtvlaError):
     """A model folder that is incomplete, does not fit its spec, or does not fit what was asked for."""
 
 
+class DumpError(RtvlaError):
+    """A file that is no black box, or a spoiled one."""
+
+
+class RobotFault(RtvlaError):
+    """The connection to the robot's controller cannot be made, or is lost."""
+
+
 class WireError(RtvlaError):
     """Bytes from outside that do not follow the wire format. `cause` is the name of the counter that is raised."""
 

@@ -33,6 +33,7 @@ class Child:
     started_ns: int = 0
     alive_ns: int = 0  # last READY or WATCHDOG
     kill_at_ns: int = 0  # SIGKILL if it is still there then; 0: not asked to end
+    aborted: bool = False  # hung, and ended by us for it
     next_start_ns: int = 0
     restarts: int = 0
     last_end: str = ""
@@ -69,7 +70,7 @@ class Child:
         self.pid = self._popen.pid
         self.pidfd = os.pidfd_open(self.pid)
         self.started_ns = self.alive_ns = now_ns()
-        self.kill_at_ns = 0
+        self.kill_at_ns, self.aborted = 0, False
         self.state = "starting" if self.process.notifies else "ready"
         self._starts_ns.append(self.started_ns)
 
@@ -107,7 +108,7 @@ class Child:
 
     def abort(self) -> None:
         """End a hung process: SIGABRT prints its stack, SIGKILL a second later does not ask."""
-        self.state = "stopping"
+        self.state, self.aborted = "stopping", True
         self.kill_at_ns = now_ns() + SECOND
         self.signal(signal.SIGABRT)
 

@@ -13,13 +13,17 @@ from rtvla.clock import SECOND, now_ns, wall_s
 from rtvla.config import Config, namespace
 from rtvla.errors import ConfigError, ShmError
 from rtvla.procs.child import Child
+from rtvla.procs.dumper import Dumper
 from rtvla.procs.model_setup import require_checkpoint
-from rtvla.procs.supervisor import Supervisor, clear_leftovers
-from rtvla.procs.table import PROCESSES, check, sender_process
+from rtvla.procs.supervisor import Supervisor, clear_leftovers, refuse_if_used
+from rtvla.procs.table import PROCESSES, check, cores_of, sender_process
 from rtvla.record.folder import new_run_folder
+from rtvla.shm.health import stream_of
 from rtvla.shm.hub import Hub
+from rtvla.shm.segment import path_of
 from rtvla.shm.survey import process_rows
 
+BLACKBOX = "blackbox"  # in the run folder
 _LEFTOVERS_WAIT_S = 20.0  # a recorder whose supervisor was killed is still closing its files
 
 
@@ -30,13 +34,16 @@ def up(cfg: Config, arguments: Sequence[str], seconds: float | None) -> int:
     check(cfg)
     require_checkpoint(cfg)
     hub = Hub(namespace())
-    said = _clear(hub)
-    if said:
-        log.warning("%s", said)
-    hub.create(PROCESSES)
+    _wait_until_unused(hub)
     folder = _run_folder(cfg)
+    dumper = Dumper(cfg.blackbox, folder / BLACKBOX, folder / "logs/blackbox.log", cores_of(PROCESSES["recorder"], cfg))
+    if hub.exists():
+        dumper.take("left by an unfinished run")  # the last that is known of it
+        dumper.wait()
+        log.warning("%s", clear_leftovers(hub))
+    hub.create(PROCESSES)
     shared = [*arguments, "--set", f"recorder.run_folder={json.dumps(str(folder.resolve()))}"]
-    supervisor = Supervisor(hub, _children(cfg, shared, folder / "logs"), _deadline(hub, seconds))
+    supervisor = Supervisor(hub, _children(cfg, shared, folder / "logs"), _deadline(hub, seconds), dumper)
     log.info("run folder %s, config %s, namespace %s", folder, cfg.digest(), hub.namespace)
     try:
         return supervisor.run()
@@ -56,12 +63,12 @@ def _run_folder(cfg: Config) -> Path:
         raise ConfigError(f'recorder.out_dir = "{cfg.recorder.out_dir}": {error.strerror}; give --out DIR') from error
 
 
-def _clear(hub: Hub) -> str:
-    """Leftovers go; whoever of a killed run is still closing its files gets a moment for it."""
+def _wait_until_unused(hub: Hub) -> None:
+    """Whoever of a killed run is still closing its files gets a moment for it."""
     deadline = time.monotonic() + _LEFTOVERS_WAIT_S
     while True:
         try:
-            return clear_leftovers(hub)
+            return refuse_if_used(hub)
         except ShmError:
             supervisor = hub.health_segment("supervisor")
             taken = supervisor is not None and supervisor.path in hub.claimed()
@@ -118,6 +125,9 @@ def _report(cfg: Config, folder: Path, rows: dict[str, Any]) -> None:
             print(json.dumps(sent))
     if recorded:
         print(json.dumps({"recorded": recorded}))
+    boxes = len(list((folder / BLACKBOX).glob("*.zip")))
+    if boxes:
+        print(f"black boxes: {boxes} in {folder / BLACKBOX}; what they say: rtvla analyze FILE")
     lost = {f"{p}.{n}": count for p, row in rows.items() for n, count in row["counters"].items() if _is_loss(n, count)}
     if lost:
         print(json.dumps({"lost": lost}))
@@ -142,7 +152,7 @@ def _last_json(path: Path | None, *, lines: bool = False) -> dict[str, Any]:
 
 def supervisor_pid(hub: Hub) -> int | None:
     """The live supervisor of this namespace, if there is one."""
+    if path_of(hub.namespace, stream_of("supervisor")) not in hub.claimed():
+        return None  # and not looked into: a dead one may be of another version or of another boot
     segment = hub.health_segment("supervisor")
-    if segment is None or segment.path not in hub.claimed():
-        return None
-    return segment["writer_pid"]
+    return None if segment is None else segment["writer_pid"]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from rtvla.clock import SECOND, now_ns
 from rtvla.errors import ShmError
 from rtvla.procs.child import RUNNING, Child
+from rtvla.procs.dumper import Dumper
 from rtvla.procs.table import EXIT_CONFIG
 from rtvla.shm.hub import Hub
 
@@ -26,21 +27,27 @@ EXIT_OK, EXIT_GAVE_UP, EXIT_KILLED = 0, 1, 4
 NAME = "supervisor"
 
 
-def clear_leftovers(hub: Hub) -> str:
-    """Remove what a run left that ended without cleaning up. Refuses while anybody of it still writes."""
+def refuse_if_used(hub: Hub) -> None:
+    """ShmError while anybody writes in the namespace."""
     live = hub.claimed()
     if live:
         names = ", ".join(path.name for path in live[:3])
         raise ShmError(f"namespace {hub.namespace} is in use ({names}): rtvla down, or set RTVLA_NAMESPACE")
+
+
+def clear_leftovers(hub: Hub) -> str:
+    """Remove what a run left that ended without cleaning up. Refuses while anybody of it still writes."""
+    refuse_if_used(hub)
     count = hub.purge()
     return f"removed {count} segments that an unfinished run left in /dev/shm" if count else ""
 
 
 class Supervisor:
-    """`children` in the order of their start. `until` is asked in each round whether the work is done."""
+    """`children` in the order of their start. `until` is asked in each round whether the work is done. `dumper` takes
+    a black box when a process ends unexpectedly."""
 
-    def __init__(self, hub: Hub, children: list[Child], until: Callable[[], bool]) -> None:
-        self._hub, self._until = hub, until
+    def __init__(self, hub: Hub, children: list[Child], until: Callable[[], bool], dumper: Dumper) -> None:
+        self._hub, self._until, self._dumper = hub, until, dumper
         self.children: Mapping[str, Child] = {child.name: child for child in children}
         self._log = logging.getLogger(NAME)
         self.health = hub.health_row(NAME)
@@ -62,7 +69,7 @@ class Supervisor:
         """Until the work is done, a signal comes, or a process has given up. Returns the exit code."""
         self.health.state("ready")
         last_round_ns = now_ns()
-        while not (self._stopping and not self._running()):
+        while not (self._stopping and not self._running() and not self._dumper.running):
             last_round_ns = self._forgive_own_pause(last_round_ns)
             if not self._stopping and self._until():
                 self.stop("done")
@@ -79,7 +86,9 @@ class Supervisor:
                     self._hear_all()
                 else:
                     self._on_signals()
+            self._count_black_boxes()
             self.health.beat()
+        self._count_black_boxes()
         self.health.state("stopped")
         self._notify.close()
         self._selector.close()
@@ -121,6 +130,7 @@ class Supervisor:
             why = child.overdue()
             if why:
                 self._log.error("%s %s: ending it", child.name, why)
+                self._dumper.take(f"{child.name} {why}")  # as it hangs, not as it is a second later
                 self.health.count(f"hung.{child.name}")
                 child.abort()
             elif child.kill_at_ns and now_ns() > child.kill_at_ns:
@@ -141,6 +151,8 @@ class Supervisor:
     def _on_end(self, child: Child) -> None:
         self._selector.unregister(child.pidfd)
         code = child.reap()
+        if self._is_unexpected(child, code):
+            self._dumper.take(f"{child.name} {child.last_end}")  # before anything of it comes back
         if self._stopping:
             child.state = "stopped"
             if code:
@@ -159,6 +171,16 @@ class Supervisor:
             return
         self.health.count(f"restart.{child.name}")
         self._log.info("%s starts again in %.1f s", child.name, delay)
+
+    def _is_unexpected(self, child: Child, code: int) -> bool:
+        """Whether its end is worth a black box. Not what we did ourselves, nor wrong settings: its log says which."""
+        if code in (0, EXIT_CONFIG) or child.aborted or self._signals >= 3:
+            return False
+        return not (self._stopping and code == -signal.SIGTERM)  # told to stop before it could listen
+
+    def _count_black_boxes(self) -> None:
+        for news in self._dumper.news():
+            self.health.count(f"blackbox.{news}")
 
     def _give_up(self, child: Child, code: int) -> None:
         child.state = "failed"
@@ -195,5 +217,6 @@ class Supervisor:
         if self._signals >= 3 and self.exit_code != EXIT_KILLED:  # Ctrl-C three times: at once
             self._log.warning("killed at once; complete the files of this run with: rtvla record finish RUN_FOLDER")
             self.exit_code = EXIT_KILLED
+            self._dumper.kill()
             for child in self._running():
                 child.kill()

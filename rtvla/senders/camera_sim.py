@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
@@ -47,33 +48,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fault_arguments(parser)
 
 
-def _connect(context: zmq.Context[Any], ip: str, port_number: int) -> zmq.Socket[bytes]:
-    """With the options of the old sender (origin a.1)."""
-    push: zmq.Socket[bytes] = context.socket(zmq.PUSH)
-    push.setsockopt(zmq.SNDHWM, 5)
-    push.setsockopt(zmq.IMMEDIATE, 1)
-    push.setsockopt(zmq.SNDTIMEO, 5)
-    push.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    try:
-        socket.getaddrinfo(ip, port_number)  # ZMQ resolves later and says nothing when it cannot
-        push.connect(f"tcp://{ip}:{port_number}")
-    except (OSError, zmq.ZMQError) as error:
-        context.destroy(linger=0)
-        raise ConfigError(f"camera --server-ip {ip}: {error}; give the receiver's address") from None
-    return push
+class PicturePush:
+    """A PUSH socket with the options of the old sender (origin a.1) that counts what a receiver's pipe took."""
+
+    def __init__(self, context: zmq.Context[Any], ip: str, port_number: int, views: Sequence[str]) -> None:
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.PUSH)
+        self.socket.setsockopt(zmq.SNDHWM, 5)
+        self.socket.setsockopt(zmq.IMMEDIATE, 1)
+        self.socket.setsockopt(zmq.SNDTIMEO, 5)
+        self.socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        try:
+            socket.getaddrinfo(ip, port_number)  # ZMQ resolves later and says nothing when it cannot
+            self.socket.connect(f"tcp://{ip}:{port_number}")
+        except (OSError, zmq.ZMQError) as error:
+            context.destroy(linger=0)
+            raise ConfigError(f"camera --server-ip {ip}: {error}; give the receiver's address") from None
+        self.images_sent, self.not_taken = dict.fromkeys(views, 0), dict.fromkeys(views, 0)
+        self.damaged_sent = {"cut": 0, "flip": 0}
+
+    def send(self, message: Outgoing) -> None:
+        try:
+            self.socket.send_multipart(message.parts)
+        except zmq.Again:
+            self.not_taken[message.label] += 1
+            return
+        self.images_sent[message.label] += 1
+        if message.damage:
+            self.damaged_sent[message.damage] += 1
+
+    def is_heard(self) -> bool:
+        """Whether a receiver is connected and has room."""
+        return bool(self.socket.poll(0, zmq.POLLOUT))
+
+    def counts(self) -> dict[str, Any]:
+        return {
+            "images_sent": self.images_sent,
+            "images_sent_total": sum(self.images_sent.values()),
+            "not_taken": self.not_taken,
+            "not_taken_total": sum(self.not_taken.values()),
+        }
 
 
 class CameraSender:
     """Takes the next picture of each view in time and hands it to the outbox."""
 
-    def __init__(self, args: argparse.Namespace, push: zmq.Socket[bytes]) -> None:
-        self._args, self._push = args, push
+    def __init__(self, args: argparse.Namespace, push: PicturePush) -> None:
+        self._args = args
         self._loops = [picture_loop(view, args.width, args.height, args.quality) for view in range(args.views)]
         self.faults = FaultInjector(args, damageable=(0, 1))
-        self.outbox = Outbox(self.faults, self._send)
+        self.outbox = Outbox(self.faults, push.send)
         self.meter = RateMeter()
-        self.images_sent, self.not_taken = (dict.fromkeys(VIEWS[: args.views], 0) for _ in range(2))
-        self.damaged_sent = {"cut": 0, "flip": 0}
         self.skipped = 0
 
     def run(self, stop: StopFlag) -> None:
@@ -98,34 +122,21 @@ class CameraSender:
         parts = wire.encode(CAMERAS[view], sampled_s, jpeg, sent_s=wall_s())
         self.outbox.put(Outgoing(parts, label=VIEWS[view]), now_ns())
 
-    def _send(self, message: Outgoing) -> None:
-        try:
-            self._push.send_multipart(message.parts)
-        except zmq.Again:
-            self.not_taken[message.label] += 1
-            return
-        self.images_sent[message.label] += 1
-        if message.damage:
-            self.damaged_sent[message.damage] += 1
-
 
 def run(args: argparse.Namespace) -> int:
     with StopFlag() as stop:
         context: zmq.Context[Any] = zmq.Context()
-        push = _connect(context, args.server_ip, args.server_port)
+        push = PicturePush(context, args.server_ip, args.server_port, VIEWS[: args.views])
         sender = CameraSender(args, push)
         sender.run(stop)
-        flushed = close_flushed(context, [push], after_signal=bool(stop))
+        flushed = close_flushed(context, [push.socket], after_signal=bool(stop))
     counts = {
-        "images_sent": sender.images_sent,
-        "images_sent_total": sum(sender.images_sent.values()),
-        "not_taken": sender.not_taken,
-        "not_taken_total": sum(sender.not_taken.values()),
+        **push.counts(),
         "achieved_hz": sender.meter.hz(),
         "ticks": sender.meter.n,
         "skipped": sender.skipped,
         "flushed": flushed,
     }
-    damaged = {f"{kind}_sent": n for kind, n in sender.damaged_sent.items()}
+    damaged = {f"{kind}_sent": n for kind, n in push.damaged_sent.items()}
     print_report("camera", {**counts, **damaged, **sender.faults.counts})
     return 0

@@ -1,29 +1,25 @@
-"""The black box: everything a namespace holds, in one file, and back into shared memory under another name.
+"""The black box: everything a namespace holds into one file, and back into shared memory under another name.
 
-A zip of one .npy a stream (records without padding; `numpy.load` opens it, nothing is pickled) and `manifest.json`.
-All is read before anything is written, so that the streams end at the same moment. Times stay as they were: monotonic
-nanoseconds of the boot of the dump; what is loaded says so in its header, and the tools count ages from the dump.
+The file itself is dump_file.py. All is read before anything is written, so that the streams end at the same moment.
+Times stay as they were: monotonic nanoseconds of the boot of the dump; what is loaded says so in its header, and the
+tools count ages from the dump.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import platform
-import zipfile
-import zlib
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from rtvla import __version__
+from rtvla import __version__, dump_file
 from rtvla.clock import now_ns, realtime_minus_monotonic_ns
-from rtvla.errors import ShmError
+from rtvla.dump_file import Dump
+from rtvla.errors import DumpError, ShmError
 from rtvla.shm.atomics import Counter
-from rtvla.shm.inspect import HEALTH, NO_TYPE, Mapped, dtype_of, files, mapped
+from rtvla.shm.inspect import HEALTH, Mapped, files, mapped
 from rtvla.shm.ring import Records
 from rtvla.shm.segment import (
     FOLDER,
@@ -38,15 +34,18 @@ from rtvla.shm.segment import (
     path_of,
 )
 
-FORMAT, VERSION = "rtvla-blackbox", 1
-MANIFEST = "manifest.json"
-_STREAM_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
-
-def dump(namespace: str, file: Path) -> dict[str, Any]:
+def dump(namespace: str, file: Path, because: str = "") -> dict[str, Any]:
     """Write the namespace to `file`, which must not exist, and return the manifest. Live writers are not disturbed."""
     if file.exists():
         raise ShmError(f"{file} exists: a black box is never overwritten, name another file")
+    manifest, records = take(namespace, because)
+    dump_file.write(file, manifest, records)
+    return manifest
+
+
+def take(namespace: str, because: str = "") -> tuple[dict[str, Any], dict[str, Records]]:
+    """(manifest, records of each stream) as they are now. Copies only, so it takes milliseconds: the writers go on."""
     good, rest = mapped(files(namespace))
     skipped = {one.path.name: one.fault for one in rest}
     if not good:
@@ -60,9 +59,7 @@ def dump(namespace: str, file: Path) -> dict[str, Any]:
         except ShmError as error:
             skipped[one.found.path.name] = str(error)
         one.close()
-    manifest = _origin(namespace) | {"streams": streams, "skipped": skipped}
-    _write(file, manifest, records)
-    return manifest
+    return _origin(namespace) | {"because": because, "streams": streams, "skipped": skipped}, records
 
 
 def _whole(one: Mapped) -> Records:
@@ -97,8 +94,6 @@ def _described(one: Mapped, stored: Records) -> dict[str, Any]:
 def _origin(namespace: str) -> dict[str, Any]:
     monotonic_ns = now_ns()
     return {
-        "format": FORMAT,
-        "version": VERSION,
         "rtvla": __version__,
         "layout_version": LAYOUT_VERSION,
         "namespace": namespace,
@@ -109,92 +104,33 @@ def _origin(namespace: str) -> dict[str, Any]:
     }
 
 
-def _write(file: Path, manifest: dict[str, Any], records: dict[str, Records]) -> None:
-    """Complete under a private name, then renamed: a file with the name of a black box is one."""
-    private = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with open(private, "xb") as out:
-            with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as box:
-                for stream, stored in records.items():
-                    with box.open(f"{stream}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, stored, allow_pickle=False)
-                box.writestr(MANIFEST, json.dumps(manifest, indent=1))
-            out.flush()
-            os.fsync(out.fileno())
-        os.rename(private, file)
-    finally:
-        private.unlink(missing_ok=True)
-
-
-class Dump:
-    """An opened black box. Everything in it is checked before it is believed."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        try:
-            self._box = zipfile.ZipFile(file)
-        except zipfile.BadZipFile as error:
-            raise self._refused(str(error)) from None
-        try:
-            self.manifest: dict[str, Any] = json.loads(self._box.read(MANIFEST))
-            if (self.manifest["format"], self.manifest["version"]) != (FORMAT, VERSION):
-                raise self._refused(f"is format {self.manifest['format']} {self.manifest['version']}")
-            self.streams: dict[str, dict[str, Any]] = dict(self.manifest["streams"])
-        except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-            self._box.close()
-            raise self._refused(f"has no manifest that can be read ({error!r})") from None
-
-    def __enter__(self) -> Dump:
-        return self
-
-    def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
-        self._box.close()
-
-    def layout(self, stream: str) -> Layout:
-        about = self.streams[stream]
-        try:
-            layout = Layout(dtype_of(about["type"]["descr"]), int(about["capacity"]), int(about["burst"]))
-        except NO_TYPE as error:
-            raise self._refused(f"does not describe the records of {stream} ({error!r})") from None
-        if f"{layout.header()['schema_hash']:016x}" != about.get("schema_hash"):
-            raise self._refused(f"has another record type for {stream} than its hash says")
-        return layout
-
-    def records(self, stream: str) -> Records:
-        layout = self.layout(stream)
-        try:
-            stored: Records = np.lib.format.read_array(io.BytesIO(self._box.read(f"{stream}.npy")), allow_pickle=False)
-        except (KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise self._refused(f"has no whole records of {stream} ({error})") from None
-        if stored.dtype != layout.dtype or stored.ndim != 1 or len(stored) > layout.capacity:
-            raise self._refused(f"holds other records for {stream} than its manifest says")
-        return stored
-
-    def _refused(self, detail: str) -> ShmError:
-        return ShmError(f"{self.file} {detail}: it is no black box of this version (rtvla shm dump makes one)")
-
-
 def load(file: Path, namespace: str) -> list[Path]:
     """Make the segments of a new namespace from a black box. Its writers are dead, whoever has their numbers now."""
     if any(FOLDER.glob(f"{PREFIX}{namespace}.*")):
         raise ShmError(f"namespace {namespace} exists: load into a new one, or rtvla shm rm --namespace {namespace}")
     made: list[Path] = []
     with Dump(file) as box:
-        source = {key: box.manifest.get(key) for key in ("namespace", "boot_id", "monotonic_ns", "wall_s")}
+        source = {key: box.manifest[key] for key in ("namespace", "boot_id", "monotonic_ns", "wall_s")}
         try:
-            for stream in box.streams:
-                if not stream or not _STREAM_CHARACTERS.issuperset(stream):
-                    raise ShmError(f"{file} names a stream {stream!r}, which cannot be a file of ours")
-                path, layout = path_of(namespace, stream), box.layout(stream)
-                stored = box.records(stream)
+            for stream, about in box.streams.items():
+                path, stored = path_of(namespace, stream), box.records(stream)
+                layout = _layout(box, stream)
                 ensure(path, layout)
                 made.append(path)
-                _fill(path, layout, stored, box.streams[stream], source)
+                _fill(path, layout, stored, about, source)
         except Exception:
             for path in made:
                 path.unlink(missing_ok=True)
             raise
     return made
+
+
+def _layout(box: Dump, stream: str) -> Layout:
+    about = box.streams[stream]
+    try:
+        return Layout(box.dtype(stream), about["capacity"], about["burst"])
+    except ValueError as error:
+        raise DumpError(f"{box.file}: {stream} cannot have been a segment: {error}") from None
 
 
 def _fill(path: Path, layout: Layout, stored: Records, about: dict[str, Any], source: dict[str, Any]) -> None:

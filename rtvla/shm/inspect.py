@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rtvla.clock import MS, SECOND, now_ns
+from rtvla.dump_file import NO_TYPE, dtype_of
 from rtvla.errors import ShmError
 from rtvla.shm import health
 from rtvla.shm.hub import layout_of
@@ -38,7 +39,6 @@ from rtvla.shm.segment import (
 from rtvla.streams import STREAMS
 
 HEALTH = health.stream_of("")  # what the streams of health rows begin with
-NO_TYPE = (KeyError, IndexError, TypeError, ValueError, OverflowError, SyntaxError)  # how a broken record type shows
 _SLOWEST_TRIES = 8
 
 
@@ -116,20 +116,6 @@ def layout_in(header: bytes, size_bytes: int) -> Layout:
     if size_bytes != layout.size:
         raise ShmError(f"has {size_bytes} bytes, its header says {layout.size}")
     return layout
-
-
-def dtype_of(descr: Any) -> np.dtype[np.void]:
-    """A record type from its JSON, where tuples have become lists."""
-    dtype = np.dtype(np.lib.format.descr_to_dtype(_tuples(descr)))
-    if dtype.hasobject or dtype.names is None:
-        raise ValueError(f"{dtype} is no record of plain numbers")
-    return dtype
-
-
-def _tuples(descr: Any) -> Any:
-    if not isinstance(descr, list):
-        return descr
-    return [(field[0], _tuples(field[1]), *(tuple(shape) for shape in field[2:])) for field in descr]
 
 
 def _text(header: bytes) -> dict[str, Any]:

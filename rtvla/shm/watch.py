@@ -25,7 +25,7 @@ class Watch:
         self._scanned_ns = 0
 
     def take(self) -> list[dict[str, Any]]:
-        """One look. Call at least every quarter second, or this watcher itself is lapped (and says so)."""
+        """One look. Call at least ten times a second, or this watcher itself is lapped (and says so)."""
         if now_ns() - self._scanned_ns > SECOND:
             self._scan()
         return [self._followers[key].take() for key in sorted(self._followers)]

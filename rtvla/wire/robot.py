@@ -40,6 +40,12 @@ def encode(sampled_s: float, sent_s: float, joints_deg: Sequence[float], pose_mm
     return [STATE_TOPIC, _STATE.pack(sampled_s, sent_s, 0.0, *joints_deg, *pose_mm_deg)]
 
 
+def encode_record(record: Any) -> list[bytes]:
+    """A received state (one schema.ROBOT record) as the very bytes that it came as."""
+    front = [record[name] for name in ("sampled_s", "sent_s", "force")]
+    return [STATE_TOPIC, _STATE.pack(*front, *record["joints_deg"], *record["pose_mm_deg"])]
+
+
 def encode_episode_end() -> list[bytes]:
     return [EPISODE_END_TOPIC, EPISODE_END_BODY]
 

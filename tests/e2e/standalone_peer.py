@@ -1,14 +1,17 @@
 """A whole lab in one file: sensor PC, camera PC and robot PC, written from the wire tables alone.
 
 Nothing of rtvla is imported: struct, socket and zmq, as somebody would write them who has only the document. It feeds a
-pipeline for N seconds and prints what it sent and which commands it received.
+pipeline for N seconds, or until SIGTERM, and prints what it sent and which commands it received. If a folder is given,
+every sample and every state is kept there as it was sent.
 
-    python standalone_peer.py SENSOR_PORT CAMERA_PORT ROBOT_PORT COMMAND_PORT SECONDS
+    python standalone_peer.py SENSOR_PORT CAMERA_PORT ROBOT_PORT COMMAND_PORT SECONDS [FOLDER]
 """
 
 import base64
 import json
 import math
+import os
+import signal
 import socket
 import struct
 import sys
@@ -47,7 +50,10 @@ def sensor_datagram(k, t0):
 
 def main():
     sensor_port, camera_port, robot_port, command_port = map(int, sys.argv[1:5])
-    seconds = float(sys.argv[5])
+    seconds, folder = float(sys.argv[5]), sys.argv[6] if len(sys.argv) > 6 else ""
+    asked_to_end = []
+    signal.signal(signal.SIGTERM, lambda *_: asked_to_end.append(True))
+    kept = {"samples": bytearray(), "states": bytearray()}
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     context = zmq.Context()
     camera, state, commands = context.socket(zmq.PUSH), context.socket(zmq.PUB), context.socket(zmq.PULL)
@@ -58,22 +64,27 @@ def main():
     time.sleep(1.0)  # let the subscriber connect, as one does with PUB and SUB
     pose, t0 = list(START), time.time()
     sent = {"samples": 0, "images": 0, "states": 0}
-    received = {"start": 0, "dpose": 0, "other": 0, "largest": 0.0}
+    received = {"start": 0, "dpose": 0, "other": 0, "largest": 0.0, "last": None}
     began = time.monotonic()
-    while time.monotonic() - began < seconds:
+    while time.monotonic() - began < seconds and not asked_to_end:
         elapsed = time.monotonic() - began
         while sent["samples"] < elapsed * 650:
             for datagram in sensor_datagram(sent["samples"] // 5, t0):
                 udp.sendto(datagram, ("127.0.0.1", sensor_port))
+                kept["samples"] += datagram[len(datagram) % 4120 :]
             sent["samples"] += 5
         while sent["states"] < elapsed * 100:
             now = time.time()
             payload = struct.pack("<ddf12f", now, now, 0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, *pose)
             state.send_multipart([b"robot_state", payload])
+            kept["states"] += payload
             sent["states"] += 1
         while sent["images"] < elapsed * 25:
             meta = {"camera": CAMERAS[sent["images"] % 5], "timestamp": time.time(), "size": len(PICTURE)}
-            camera.send_multipart([json.dumps(meta).encode(), PICTURE])
+            try:
+                camera.send_multipart([json.dumps(meta).encode(), PICTURE], zmq.DONTWAIT)
+            except zmq.Again:  # the receiver is gone, or behind: robot and sensor go on
+                break
             sent["images"] += 1
         while commands.poll(0):
             command = json.loads(commands.recv())
@@ -83,9 +94,14 @@ def main():
             elif command["cmd"] == "dpose":
                 pose = [at + step for at, step in zip(pose, command["dp"], strict=True)]
                 received["largest"] = max([received["largest"], *map(abs, command["dp"])])
+                received["last"] = command["dp"]
         time.sleep(0.002)
     camera.close(linger=2000)
     state.close(linger=2000)
+    for name, content in kept.items():
+        if folder:
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(content)
     print(json.dumps({"sent": sent, "received": received, "moved_mm": math.dist(pose[:3], START[:3])}), flush=True)
 
 

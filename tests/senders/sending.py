@@ -14,7 +14,7 @@ import zmq
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import argparse, importlib, sys
-sender = importlib.import_module(f"rtvla.senders.{sys.argv[1]}_sim")
+sender = importlib.import_module(f"rtvla.senders.{sys.argv[1]}")
 parser = argparse.ArgumentParser()
 sender.add_arguments(parser)
 sys.exit(sender.run(parser.parse_args(sys.argv[2:])))
@@ -36,7 +36,8 @@ def wait_for(condition, what: str, seconds: float = 30.0) -> None:
 
 class Sender:
     def __init__(self, kind: str, *arguments: object) -> None:
-        command = [sys.executable, "-c", PROGRAM, kind, *map(str, arguments)]
+        module = kind if kind == "replay" else f"{kind}_sim"
+        command = [sys.executable, "-c", PROGRAM, module, *map(str, arguments)]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def __enter__(self) -> "Sender":

@@ -87,7 +87,8 @@ def test_looking_leaves_no_trace(hub: Hub, tmp_path: Path, writer: subprocess.Po
             ("watch", "--seconds", "0.3", "--namespace", where),
             ("verify", "--namespace", where),
             ("dump", tmp_path / f"{where}.box", "--namespace", where),
-            ("show", "sensor", "--from", tmp_path / f"{hub.namespace}.box"),
+            ("show", "sensor", "--file", tmp_path / f"{hub.namespace}.box"),
+            ("ls", "--file", tmp_path / f"{hub.namespace}.box"),
         ):
             shm(*verb)
     assert state_of(hub.namespace, nobody) == before
@@ -129,11 +130,31 @@ def test_show_prints_records_with_units_and_shortens_arrays(
     assert len(live["records"]) == 3 and live["records"][0]["wire.aline"]["shape"] == [1025]
     shm("dump", tmp_path / "box")
     capsys.readouterr()
-    shm("show", "sensor", "--json", "--last", "3", "--full", "--from", tmp_path / "box")
+    shm("show", "sensor", "--json", "--last", "3", "--full", "--file", tmp_path / "box")
     dumped = json.loads(capsys.readouterr().out)
     assert [len(record["wire.aline"]) for record in dumped["records"]] == [1025] * 3
     assert [record["index"] for record in dumped["records"]] == [record["index"] for record in live["records"]]
     assert dumped["writer"] == "dead" and dumped["now_ns"] <= now_ns()
+
+
+def test_ls_of_a_file_shows_what_was_there(
+    hub: Hub, writer: subprocess.Popen[bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed(writer)
+    shm("ls", "--json")
+    live = {row["stream"]: row for row in json.loads(capsys.readouterr().out)["segments"] if row["pid"] == writer.pid}
+    shm("dump", tmp_path / "box")
+    hub.purge()
+    capsys.readouterr()
+    assert shm("ls", "--json", "--file", tmp_path / "box") == shm_cli.OK
+    rows = {row["stream"]: row for row in json.loads(capsys.readouterr().out)["segments"]}
+    assert set(rows) == set(live) == {"sensor", "health.policy"}
+    for name, row in rows.items():
+        for key in ("namespace", "writer", "pid", "epoch", "records"):
+            assert row[key] == live[name][key], key
+    assert rows["sensor"]["hz"] > 1 and rows["sensor"]["age_ms"] >= live["sensor"]["age_ms"]
+    assert shm("ls", "--file", tmp_path / "box") == shm_cli.OK
+    assert " dead " in next(line for line in capsys.readouterr().out.splitlines() if " sensor " in line)
 
 
 def test_show_of_what_is_not_there_says_what_is(
@@ -145,7 +166,7 @@ def test_show_of_what_is_not_there_says_what_is(
     assert shm("show", "robot") == shm_cli.ABSENT
     assert "holds no record yet" in capsys.readouterr().out
     shm("dump", tmp_path / "box")
-    assert shm("show", "sensr", "--from", tmp_path / "box") == shm_cli.ABSENT
+    assert shm("show", "sensr", "--file", tmp_path / "box") == shm_cli.ABSENT
 
 
 def test_what_is_not_finite_is_said_and_is_valid_json(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,8 +194,8 @@ def test_watch_measures_rate_loss_and_spacing(
 ) -> None:
     assert shm("watch", "--seconds", "0.8") == shm_cli.OK
     line = next(line for line in capsys.readouterr().out.splitlines() if "sensor" in line).split()
-    assert line[0] == "sensor" and float(line[1]) > 1 and line[2] == "650" and line[-1] == "alive"
-    assert float(line[6]) >= 10.0  # the writer sleeps 10 ms between two records
+    assert line[:2] == ["sensor", "alive"] and float(line[2]) > 1 and line[3] == "650"
+    assert float(line[7]) >= 10.0  # the writer sleeps 10 ms between two records
     killed(writer)
     shm("watch", "--seconds", "0.1")
     assert "gone" in capsys.readouterr().out
@@ -223,3 +244,11 @@ def test_what_is_absent_gives_3_and_wrong_usage_2(namespace: str, tmp_path: Path
             shm(*words)
         assert ended.value.code == shm_cli.USAGE
     assert not (tmp_path / "box").exists()
+
+
+def test_a_reader_that_has_seen_enough_ends_the_tool_quietly(hub: Hub) -> None:
+    """Regression: `rtvla shm ls | head -1` ended with a complaint about a broken pipe."""
+    hub.create([])
+    script = f"{sys.executable} -m rtvla shm ls | true"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
