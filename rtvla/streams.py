@@ -41,7 +41,7 @@ _TABLE = (
     Stream("sensor", "sensor_ingest", schema.SENSOR, "ring", 1024, schema.SENSOR_HZ, 150, burst=15),
     Stream("robot", "robot_ingest", schema.ROBOT, "ring", 1024, schema.ROBOT_HZ, 150),
     *(Stream(f"frame.{view}", "camera_ingest", schema.FRAME, "ring", 16, 5, 1000, wakes=True) for view in schema.VIEWS),
-    Stream("vl_feature", "vl_encoder", schema.VL_FEATURE, "latest", 4, 2.5, 1500),
+    Stream("vl_feature", "vl_encoder", schema.VL_FEATURE, "latest", 16, 2.5, 1500),
     Stream("action_chunk", "policy", schema.CHUNK, "ring", 64, 10, 250),
     Stream("command", "commander", schema.COMMAND, "ring", 64, 10, 250),
 )

@@ -196,7 +196,7 @@ class Mapped:
             return self._row()
         window = self.reader.latest(max(1, min(count, self.holds))) if count > 0 else None
         # copied once more: of a single record `packed` gives a view of the reader's buffer
-        return np.empty(0, self.layout.dtype) if window is None else packed(window, self.layout.dtype).copy()
+        return np.empty(0, self.layout.dtype) if window is None else packed(window, self.layout.dtype)
 
     def newest_ns(self) -> int | None:
         try:
@@ -219,7 +219,7 @@ class Mapped:
             if tries == _SLOWEST_TRIES:
                 raise ShmError(f"{self.found.path.name}: its writer laps every copy; this process gets no CPU time")
             if len(records):
-                yield cursor - len(records), packed(records, self.layout.dtype).copy()
+                yield cursor - len(records), packed(records, self.layout.dtype)
 
     def close(self) -> None:
         self.reader.close()

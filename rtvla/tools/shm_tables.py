@@ -23,7 +23,7 @@ from rtvla.shm.segment import FOLDER
 from rtvla.tools.exits import ABSENT, OK, WRONG
 from rtvla.tools.values import WRITER_COLOUR, console, ms, number
 
-_POLL_S = 0.1  # the shallowest ring, vl_feature, holds 4 records of a rate up to 20 Hz: slower, and we are lapped
+_POLL_S = 0.1  # a follower that looks this often is not lapped by any stream of the table
 
 
 def ls(args: argparse.Namespace) -> int:
