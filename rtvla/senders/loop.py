@@ -37,19 +37,25 @@ class StopFlag:
 
 
 class Waiter:
-    """Waits for absolute deadlines; on the way it sends what falls due in the outbox and sees the stop flag."""
+    """Waits for absolute deadlines; on the way it sends what falls due in the outbox, if there is one, and sees the
+    stop flag."""
 
-    def __init__(self, stop: StopFlag, outbox: Outbox, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(
+        self, stop: StopFlag, outbox: Outbox | None = None, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
         self._stop, self._outbox, self._sleep = stop, outbox, sleep
 
     def until(self, due_ns: int) -> bool:
         """True at the deadline, False if a stop was asked for before it."""
         while not self._stop:
             now = now_ns()
-            self._outbox.send_due(now)
+            delayed_ns = None
+            if self._outbox:
+                self._outbox.send_due(now)
+                delayed_ns = self._outbox.next_due_ns()
             if now >= due_ns:
                 return True
-            wake_ns = min(due_ns, now + SLICE_NS, self._outbox.next_due_ns() or due_ns)
+            wake_ns = min(due_ns, now + SLICE_NS, delayed_ns or due_ns)
             self._sleep(max(wake_ns - now, 0) / SECOND)
         return False
 

@@ -63,8 +63,7 @@ class StatePublisher:
         self.damaged_sent = {"cut": 0, "flip": 0}
 
     def send(self, message: Outgoing) -> None:
-        self._read_subscriptions()
-        if not any(wire.STATE_TOPIC.startswith(topic) for topic in self._topics):
+        if not self.is_heard():
             self.counts["states_unheard"] += 1
             return
         try:
@@ -75,6 +74,11 @@ class StatePublisher:
         self.counts["states_sent"] += 1
         if message.damage:
             self.damaged_sent[message.damage] += 1
+
+    def is_heard(self) -> bool:
+        """Whether anybody has subscribed to the states."""
+        self._read_subscriptions()
+        return any(wire.STATE_TOPIC.startswith(topic) for topic in self._topics)
 
     def _read_subscriptions(self) -> None:
         while self.socket.poll(0):
