@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
 
 SENSOR_HZ = 650
 ALINE_BINS = 1025
@@ -148,6 +149,9 @@ class Observation:
     sensor: F32  # (T, 1026) force first, then the A-line
     robot: F32  # (R, 12) joints in deg, then pose in mm and deg
     vl_feature: F32  # (D,)
+    sensor_missing: Flags  # (T,) True where a sample never came and its row is a stand-in
+    robot_missing: Flags  # (R,)
+    vl_age_s: float  # of the oldest view inside the feature, counted from arrival
 
 
 @dataclass(frozen=True)

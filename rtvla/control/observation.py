@@ -90,5 +90,12 @@ def observe(
     )
     if why:
         return None, None, why
-    dim = int(feature["dim"])
-    return Observation(sensor_window(sensor), robot_window(robot), feature["feature"][:dim].copy()), ages, ""
+    observation = Observation(
+        sensor=sensor_window(sensor),
+        robot=robot_window(robot),
+        vl_feature=feature["feature"][: int(feature["dim"])].copy(),
+        sensor_missing=np.zeros(len(sensor), np.bool_),
+        robot_missing=np.zeros(len(robot), np.bool_),
+        vl_age_s=ages.vl_ns / 1e9,
+    )
+    return observation, ages, ""

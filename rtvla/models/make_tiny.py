@@ -6,7 +6,9 @@ Its actions are random and small (hundredths of a millimetre a step). It is not 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,17 +31,19 @@ _STATISTICS = Statistics(
 )
 
 
-def make_tiny(
-    folder: str | Path, seed: int = 0, expert: str = "flow_matching", vl_sequence: str = "per_view"
-) -> ModelSpec:
-    """Writes a new checkpoint folder of about 4 MB. The same seed gives the same bytes of weights."""
+def make_tiny(folder: str | Path, seed: int = 0, **changes: Any) -> ModelSpec:
+    """Writes a new checkpoint folder of about 4 MB. The same seed gives the same bytes of weights.
+
+    `changes` are fields of its spec, such as expert, fusion or vl_sequence. CheckpointError if they do not go together.
+    """
     folder = Path(folder)
     if folder.exists():
         raise CheckpointError(f"{folder} exists: choose a new folder for the small model")
     with tempfile.TemporaryDirectory() as workplace:
         backbone = Path(workplace) / _BACKBONE
         make_tiny_qwen(backbone, seed)
-        spec = _spec(fingerprint_backbone(backbone), seed, expert, vl_sequence)
+        spec = replace(_spec(fingerprint_backbone(backbone)), **changes)
+        spec = replace(spec, name=f"tiny-{spec.expert}-{spec.fusion}-{spec.vl_sequence}-{seed}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = VlaModel(spec, _STATISTICS)
@@ -47,9 +51,9 @@ def make_tiny(
     return spec
 
 
-def _spec(fingerprint: str, seed: int, expert: str, vl_sequence: str) -> ModelSpec:
+def _spec(fingerprint: str) -> ModelSpec:
     return ModelSpec(
-        name=f"tiny-{expert}-{vl_sequence}-{seed}",
+        name="tiny",
         vl_backbone=_BACKBONE,
         vl_fingerprint=fingerprint,
         trained=False,
@@ -61,14 +65,12 @@ def _spec(fingerprint: str, seed: int, expert: str, vl_sequence: str) -> ModelSp
         robot_layers=1,
         robot_heads=4,
         robot_dim=64,
-        expert=expert,
         expert_hidden=96,
         expert_layers=2,
         expert_heads=4,
         expert_ff=192,
         dtype="float32",
         vl_dim=DIM,
-        vl_sequence=vl_sequence,
         image_height=108,  # 16:9, so that a 640x360 frame gives the grid that it is made for
         image_width=192,
     )

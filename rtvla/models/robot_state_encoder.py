@@ -13,11 +13,11 @@ class RobotStateEncoder(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         width = spec.robot_hidden
-        self.embed = nn.Linear(spec.robot_channels, width)
+        self.embed = nn.Linear(spec.robot_channels + spec.missing_mask, width)
         self.position = positions(spec.robot_window, width)
         self.blocks = blocks(spec.robot_layers, width, spec.robot_heads, 4 * width)
         self.project = projection(width, spec.robot_dim)
 
     def forward(self, window: torch.Tensor) -> torch.Tensor:
-        """(B, R, 12) normalised -> (B, robot_dim)."""
+        """(B, R, 12) normalised, with the mark of the missing ones a thirteenth channel -> (B, robot_dim)."""
         return self.project(self.blocks(self.embed(window) + self.position).mean(1))

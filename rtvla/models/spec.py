@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import string
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -19,32 +18,10 @@ import numpy.typing as npt
 
 from rtvla import schema
 from rtvla.errors import CheckpointError
+from rtvla.models import spec_rules
+from rtvla.models.origin.facts import Origin
 
-FORMAT_VERSION = 1
-NORM_GROUPS = 8  # of the convolution stages; every channel count must be a multiple
-
-# Values that the rest of rtvla is built on: a model trained on others cannot be run by changing this file.
-_FIXED = {
-    "format_version": FORMAT_VERSION,
-    "action_dim": schema.ACTION_DIM,
-    "step_ms": schema.STEP_NS // 1_000_000,
-    "sensor_hz": schema.SENSOR_HZ,
-    "sensor_channels": schema.SENSOR_CHANNELS,
-    "robot_hz": schema.ROBOT_HZ,
-    "robot_channels": len(schema.ROBOT_CHANNEL_NAMES),
-}
-_CHOICES = {
-    "action_frame": ("delta_pose_wrf_mm_deg",),
-    "sensor_order": ("force_first",),
-    "expert": ("flow_matching", "regression"),
-    "flow_solver": ("euler", "rk4"),
-    "dtype": ("float32", "bfloat16"),  # no float16: the vision tower of Qwen2.5-VL-3B overflows in it
-    "vl_sequence": ("per_view", "joint"),
-    "view_pooling": ("mean",),
-    "image_rule": ("origin", "hub"),
-}
-_AT_MOST = {"horizon": schema.MAX_HORIZON, "vl_dim": schema.MAX_VL_DIM}
-_HEADS = {"robot_hidden": "robot_heads", "expert_hidden": "expert_heads"}
+_WINDOWS = {"sensor_window": "sensor_hz", "robot_window": "robot_hz"}  # X is in spec.json in seconds too, as X_s
 _VL_FIELDS = ("dtype", "views", "vl_sequence", "view_pooling", "image_height", "image_width", "image_rule", "prompt")
 
 
@@ -55,7 +32,7 @@ class ModelSpec:
     name: str
     vl_backbone: str  # a folder beside spec.json, or a hub name such as Qwen/Qwen2.5-VL-3B-Instruct
     vl_fingerprint: str  # backbone.fingerprint_backbone of it; "" (a hub name only) means: not pinned
-    format_version: int = FORMAT_VERSION
+    format_version: int = spec_rules.FORMAT_VERSION
     trained: bool = True  # False: random weights; rtvla runs them on loopback only
 
     horizon: int = 8  # steps in a chunk
@@ -65,20 +42,28 @@ class ModelSpec:
     sensor_window: int = 65  # samples, 100 ms
     sensor_hz: int = schema.SENSOR_HZ
     sensor_channels: int = schema.SENSOR_CHANNELS
-    sensor_order: str = "force_first"
+    sensor_order: str = "force_first"  # of the training; windows here are always force first, the model reorders
+    sensor_resample: str = "none"  # how a window of another length is made to fit; none: it is refused
     robot_window: int = 100  # samples, 1 s
     robot_hz: int = schema.ROBOT_HZ
     robot_channels: int = 12
+    normalisation: str = "mean_std"  # of windows and actions, by stats.json
 
+    missing_mask: bool = True  # the encoders see which samples of a window were missing
+    vl_age_input: bool = True  # the age of the VL feature is an input
+
+    sensor_encoder: str = "plain"  # none: the sensor is no input
     sensor_stages: tuple[int, ...] = (512, 1024, 1024, 1024)  # channels; each stage halves the time axis
     sensor_layers: int = 2
     sensor_heads: int = 8
     sensor_dim: int = 2048
+    robot_encoder: str = "transformer"  # none: the robot state is no input
     robot_hidden: int = 256
     robot_layers: int = 3
     robot_heads: int = 8
     robot_dim: int = 2048
 
+    fusion: str = "concat"
     expert: str = "flow_matching"
     expert_hidden: int = 1024
     expert_layers: int = 4
@@ -86,6 +71,9 @@ class ModelSpec:
     expert_ff: int = 4096
     flow_steps: int = 10
     flow_solver: str = "euler"
+    diffusion_timesteps: int = 100  # of the noise schedule
+    diffusion_sampler: str = "ddim"
+    diffusion_steps: int = 50  # of sampling
 
     dtype: str = "bfloat16"  # of the VL backbone; the action model always computes in float32
     vl_dim: int = 2048
@@ -97,56 +85,29 @@ class ModelSpec:
     image_rule: str = "origin"  # see qwen_input.resize_stages
     prompt: str = "Perform {task} insertion task"
 
+    origin: Origin | None = None  # facts of an imported model of the old system; None: a model of ours
+
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(ModelSpec)
         for field in fields(self):
-            _check_type(field.name, getattr(self, field.name), kinds[field.name])
-        for name, value in _FIXED.items():
-            if getattr(self, name) != value:
-                raise CheckpointError(f"spec {name} = {getattr(self, name)}: this rtvla runs models with {value} only")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise CheckpointError(f'spec {name} = "{getattr(self, name)}": must be one of {", ".join(choices)}')
-        for name, most in _AT_MOST.items():
-            if getattr(self, name) > most:
-                raise CheckpointError(f"spec {name} = {getattr(self, name)}: shared memory has room for {most}")
-        self._check_sizes()
-        self._check_vl()
+            if field.name != "origin":  # checks itself
+                _check_type(field.name, getattr(self, field.name), kinds[field.name])
+        spec_rules.check(self)
 
-    def _check_sizes(self) -> None:
-        if not self.sensor_stages or any(channels % NORM_GROUPS for channels in self.sensor_stages):
-            raise CheckpointError(f"spec sensor_stages = {self.sensor_stages}: needs multiples of {NORM_GROUPS}")
-        if self.sensor_stages[-1] % self.sensor_heads:
-            raise CheckpointError(f"spec sensor_heads = {self.sensor_heads}: must divide {self.sensor_stages[-1]}")
-        for width, heads in _HEADS.items():
-            if getattr(self, width) % getattr(self, heads):
-                raise CheckpointError(
-                    f"spec {heads} = {getattr(self, heads)}: must divide {width} = {getattr(self, width)}"
-                )
-        if self.expert_hidden % 2:
-            raise CheckpointError(f"spec expert_hidden = {self.expert_hidden}: must be even (sine and cosine halves)")
+    @property
+    def feature_widths(self) -> dict[str, int]:
+        """Values in the feature of each modality in use, in the order of the fusion: vl, sensor, robot."""
+        encoders = {"sensor": self.sensor_encoder, "robot": self.robot_encoder}
+        used = {name: getattr(self, f"{name}_dim") for name, encoder in encoders.items() if encoder != "none"}
+        return {"vl": self.vl_dim, **used}
 
-    def _check_vl(self) -> None:
-        unknown = [view for view in self.views if view not in schema.VIEWS]
-        if unknown or not self.views or len(set(self.views)) != len(self.views):
-            raise CheckpointError(f"spec views = {self.views}: name each of {', '.join(schema.VIEWS)} at most once")
-        if self.vl_backbone.startswith((".", "/")) or self.vl_backbone.count("/") > 1 or not self.vl_backbone:
-            raise CheckpointError(
-                f'spec vl_backbone = "{self.vl_backbone}": must be a folder beside spec.json (one plain name, '
-                "which may be a symbolic link) or a hub name (organisation/model)"
-            )
-        pinned = len(self.vl_fingerprint) == 64 and set(self.vl_fingerprint) <= set(string.hexdigits.lower())
-        if not pinned and not (self.vl_fingerprint == "" and self.on_hub):
-            raise CheckpointError(
-                f'spec vl_fingerprint = "{self.vl_fingerprint}": must be the 64 hex digits that '
-                "backbone.fingerprint_backbone gives for the backbone"
-            )
-        try:
-            names = {name for _, name, _, _ in string.Formatter().parse(self.prompt) if name is not None}
-        except ValueError as error:
-            raise CheckpointError(f'spec prompt = "{self.prompt}": {error}') from None
-        if not names <= {"task"}:
-            raise CheckpointError(f'spec prompt = "{self.prompt}": may use {{task}} and no other field')
+    @property
+    def sensor_window_s(self) -> float:
+        return self.sensor_window / self.sensor_hz
+
+    @property
+    def robot_window_s(self) -> float:
+        return self.robot_window / self.robot_hz
 
     @property
     def on_hub(self) -> bool:
@@ -166,6 +127,9 @@ class ModelSpec:
             sensor=draw.standard_normal((self.sensor_window, self.sensor_channels), np.float32),
             robot=draw.standard_normal((self.robot_window, self.robot_channels), np.float32),
             vl_feature=draw.standard_normal(self.vl_dim, np.float32),
+            sensor_missing=np.zeros(self.sensor_window, np.bool_),
+            robot_missing=np.zeros(self.robot_window, np.bool_),
+            vl_age_s=0.3,
         )
 
     def fake_frames(self, seed: int) -> list[npt.NDArray[np.uint8]]:
@@ -174,7 +138,8 @@ class ModelSpec:
         return [draw.integers(0, 256, (self.image_height, self.image_width, 3), np.uint8) for _ in self.views]
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        seconds = {f"{name}_s": getattr(self, f"{name}_s") for name in _WINDOWS}
+        return json.dumps({**asdict(self), **seconds}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
@@ -184,14 +149,23 @@ class ModelSpec:
             raise CheckpointError(f"spec is not JSON: {error}") from None
         if not isinstance(given, Mapping):
             raise CheckpointError(f"spec is {type(given).__name__}: must be a JSON object")
-        names = {field.name for field in fields(cls)}
-        missing, unknown = sorted(names - set(given)), sorted(set(given) - names)
+        names, stated = {field.name for field in fields(cls)}, {f"{name}_s" for name in _WINDOWS}
+        missing, unknown = sorted((names | stated) - set(given)), sorted(set(given) - names - stated)
         if missing or unknown:
             raise CheckpointError(
                 f"spec: missing {missing}, unknown {unknown}; was it written by another version of rtvla?"
             )
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-        return cls(**values)
+        values["origin"] = None if given["origin"] is None else Origin.from_json(given["origin"])
+        spec = cls(**{name: values[name] for name in names})
+        for window, rate in _WINDOWS.items():
+            seconds, samples = values[f"{window}_s"], getattr(spec, window)
+            if seconds != getattr(spec, f"{window}_s"):
+                raise CheckpointError(
+                    f"spec {window}_s = {seconds!r}: {window} = {samples} at {rate} = {getattr(spec, rate)} is "
+                    f"{getattr(spec, f'{window}_s')} s; correct the one that is wrong"
+                )
+        return spec
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:

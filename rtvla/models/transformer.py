@@ -34,8 +34,12 @@ def blocks(layers: int, width: int, heads: int, hidden: int) -> nn.Sequential:
 
 
 def positions(length: int, width: int) -> nn.Parameter:
-    """(1, length, width) learned positions, small beside the tokens that they are added to."""
-    return nn.Parameter(torch.randn(1, length, width) * 0.02)
+    """(1, length, width) learned positions, smaller than the tokens that they are added to, but not by much.
+
+    After a mean over time they are all that tells early from late: with the usual 0.02, a force step at one third or at
+    two thirds of a window gave untrained features that differ by 1 % of what the step does to them; with 0.2 by 10 %.
+    """
+    return nn.Parameter(torch.randn(1, length, width) * 0.2)
 
 
 def projection(width: int, out: int) -> nn.Sequential:

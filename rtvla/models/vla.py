@@ -1,105 +1,111 @@
-"""The action model: observation -> chunk. Torch alone; the VL feature comes in as an array, made by another process."""
+"""The action model: windows and VL feature -> chunk. Torch alone; the VL feature is made by another process."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import fields
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from rtvla.errors import CheckpointError
-from rtvla.models.experts import EXPERTS, FlowMatchingExpert, RegressionExpert
-from rtvla.models.fusion import ConcatFusion
+from rtvla.models.experts import EXPERTS, Expert
+from rtvla.models.fusion import FUSIONS, Fusion
 from rtvla.models.normalize import Normalizer, Statistics
 from rtvla.models.robot_state_encoder import RobotStateEncoder
-from rtvla.models.sensor_encoder import SensorEncoder
+from rtvla.models.sensor_encoder import SENSOR_ENCODERS
 from rtvla.models.spec import ModelSpec
-from rtvla.schema import F32, Observation, Prediction
+from rtvla.models.window import read_window
+from rtvla.schema import Observation
+
+
+class Inputs(NamedTuple):
+    """A batch of observations as tensors, in raw units; the fields of schema.Observation."""
+
+    sensor: torch.Tensor  # (B, T, 1026) force first
+    robot: torch.Tensor  # (B, R, 12)
+    vl_feature: torch.Tensor  # (B, vl_dim)
+    sensor_missing: torch.Tensor  # (B, T) bool
+    robot_missing: torch.Tensor  # (B, R) bool
+    vl_age_s: torch.Tensor  # (B,)
+
+    @classmethod
+    def stack(cls, observations: Sequence[Observation], device: torch.device | str = "cpu") -> Inputs:
+        columns = ([getattr(one, name) for one in observations] for name in cls._fields)
+        stacked = (torch.from_numpy(np.stack(column)) for column in columns)
+        return cls(*(one if one.dtype == torch.bool else one.float() for one in stacked)).to(device)
+
+    def to(self, device: torch.device | str) -> Inputs:
+        return Inputs(*(one.to(device) for one in self))
 
 
 class VlaModel(nn.Module):
-    """Encoders, fusion, expert: what is trained. Takes raw units and normalises inside: no caller can forget it."""
+    """Encoders, fusion, expert: what is trained. Takes raw units and normalises inside: no caller can forget it.
+
+    A modality that the spec disables has no weights, and whatever is given for it changes nothing.
+    """
 
     def __init__(self, spec: ModelSpec, statistics: Statistics) -> None:
         super().__init__()
         self.spec, self.statistics = spec, statistics
         self.normalizer = Normalizer(statistics)
-        self.sensor_encoder, self.robot_encoder = SensorEncoder(spec), RobotStateEncoder(spec)
-        self.fusion = ConcatFusion(spec)
-        self.expert: FlowMatchingExpert | RegressionExpert = EXPERTS[spec.expert](spec)
+        uses = spec.feature_widths
+        self.sensor_encoder = SENSOR_ENCODERS[spec.sensor_encoder](spec) if "sensor" in uses else None
+        self.robot_encoder = RobotStateEncoder(spec) if "robot" in uses else None
+        self.fusion: Fusion = FUSIONS[spec.fusion](spec)
+        self.expert: Expert = EXPERTS[spec.expert](spec)
 
-    def encode_sensor(self, sensor: torch.Tensor) -> torch.Tensor:
-        """(B, T, 1026) raw -> (B, sensor_dim)."""
-        return self.sensor_encoder(self.normalizer.apply_to("sensor", sensor))
+    def encode_sensor(self, sensor: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        """(B, T, 1026) raw, (B, T) bool -> (B, sensor_dim), or (B, 0) if the sensor is disabled.
 
-    def encode_robot(self, robot: torch.Tensor) -> torch.Tensor:
-        """(B, R, 12) deg and mm -> (B, robot_dim)."""
-        return self.robot_encoder(self.normalizer.apply_to("robot", robot))
+        CheckpointError if T is not the window of the spec and the spec does not say how to resample.
+        """
+        if self.sensor_encoder is None:
+            return sensor.new_zeros(len(sensor), 0)
+        return self.sensor_encoder(self.read_sensor(sensor, missing))
+
+    def encode_robot(self, robot: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        """(B, R, 12) deg and mm, (B, R) bool -> (B, robot_dim), or (B, 0) if the robot state is disabled."""
+        if self.robot_encoder is None:
+            return robot.new_zeros(len(robot), 0)
+        return self.robot_encoder(self.read_robot(robot, missing))
+
+    def read_sensor(self, sensor: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        """What the encoder reads: normalised, filled, marked. See read_window."""
+        spec, window = self.spec, self.normalizer.apply_to("sensor", sensor)
+        return read_window("sensor", window, missing, spec.sensor_window, spec.sensor_resample, spec.missing_mask)
+
+    def read_robot(self, robot: torch.Tensor, missing: torch.Tensor) -> torch.Tensor:
+        window = self.normalizer.apply_to("robot", robot)
+        return read_window("robot", window, missing, self.spec.robot_window, "none", self.spec.missing_mask)
+
+    def noise(self, batch: int, generator: torch.Generator | None) -> torch.Tensor:
+        """All random numbers that one chunk needs, drawn on the CPU. See the expert for the shape."""
+        return self.expert.noise(batch, generator)
 
     def act(
-        self, vl: torch.Tensor, sensor: torch.Tensor, robot: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        """The three features (B, ...) -> (B, H, 7) in mm and deg."""
-        return self.normalizer.invert("action", self.expert.sample(self.fusion(vl, sensor, robot), generator))
-
-    def loss(
         self,
+        vl: torch.Tensor,
+        vl_age_s: torch.Tensor,
         sensor: torch.Tensor,
         robot: torch.Tensor,
-        vl_feature: torch.Tensor,
-        actions: torch.Tensor,
-        generator: torch.Generator | None = None,
+        noise: torch.Tensor,
     ) -> torch.Tensor:
-        """Scalar. Shapes (B, T, 1026), (B, R, 12), (B, vl_dim), (B, H, 7); raw units; actions are the target only."""
-        condition = self.fusion(vl_feature, self.encode_sensor(sensor), self.encode_robot(robot))
+        """The three features (B, ...), the age of the first (B,), `noise` -> (B, H, 7) in mm and deg."""
+        condition = self.fusion(vl, vl_age_s, sensor, robot)
+        return self.normalizer.invert("action", self.expert.sample(condition, noise))
+
+    def predict(self, inputs: Inputs, noise: torch.Tensor) -> torch.Tensor:
+        """Inputs and what `noise()` gave -> (B, H, 7) in mm and deg."""
+        return self.act(inputs.vl_feature, inputs.vl_age_s, *self._encode(inputs), noise.to(inputs.vl_feature))
+
+    def loss(self, inputs: Inputs, actions: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Scalar. `actions` (B, H, 7) in mm and deg: the target, never an input."""
+        condition = self.fusion(inputs.vl_feature, inputs.vl_age_s, *self._encode(inputs))
         return self.expert.loss(condition, self.normalizer.apply_to("action", actions), generator)
 
-
-class VlaPolicy:
-    """Runs a trained VlaModel. numpy in, numpy out; one caller at a time; not real-time safe (torch allocates)."""
-
-    def __init__(self, model: VlaModel, device: str = "cpu") -> None:
-        self.spec = spec = model.spec
-        self._device = torch.device(device)
-        self._model = model.eval().requires_grad_(False).to(self._device)
-        self._shapes = {
-            "sensor": (spec.sensor_window, spec.sensor_channels),
-            "robot": (spec.robot_window, spec.robot_channels),
-            "vl_feature": (spec.vl_dim,),
-        }
-
-    @torch.inference_mode()
-    def predict(self, obs: Observation, seed: int) -> Prediction:
-        """The same observation and seed give the same chunk: the noise of the flow comes from `seed` alone."""
-        self._check(obs)
-        generator = torch.Generator().manual_seed(int(seed))
-        stamps = [time.perf_counter_ns()]
-        sensor = self._model.encode_sensor(self._tensor(obs.sensor))
-        stamps.append(self._stamp())
-        robot = self._model.encode_robot(self._tensor(obs.robot))
-        stamps.append(self._stamp())
-        actions = self._model.act(self._tensor(obs.vl_feature), sensor, robot, generator)[0].cpu().numpy()
-        stamps.append(self._stamp())
-        return Prediction(actions, *(int(ns) for ns in np.diff(stamps)))
-
-    def _check(self, obs: Observation) -> None:
-        for field in fields(obs):
-            given, expected = getattr(obs, field.name).shape, self._shapes[field.name]
-            if given != expected:
-                raise CheckpointError(
-                    f"observation {field.name} is {given}: checkpoint {self.spec.name} needs {expected}; "
-                    "cut the window as its spec says"
-                )
-
-    def _tensor(self, array: F32) -> torch.Tensor:
-        """With a batch axis of 1. Copied, so that a view of shared memory is let go at once."""
-        return torch.tensor(array, dtype=torch.float32, device=self._device)[None]
-
-    def _stamp(self) -> int:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(
-                self._device
-            )  # kernels run behind the host: without it a stage costs its launch only
-        return time.perf_counter_ns()
+    def _encode(self, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        return (
+            self.encode_sensor(inputs.sensor, inputs.sensor_missing),
+            self.encode_robot(inputs.robot, inputs.robot_missing),
+        )

@@ -46,6 +46,9 @@ def test_an_observation_holds_force_first_and_the_age_of_each_part() -> None:
     assert seen.sensor.shape == (65, 1026) and seen.sensor[-1, 0] == 64 and seen.sensor[0, 1025] == 1024
     assert seen.robot.shape == (100, 12) and seen.vl_feature.tolist() == [1, 2, 3, 4]
     assert (ages.sensor_ns, ages.robot_ns, ages.vl_ns) == (5 * MS, 9 * MS, 300 * MS)
+    assert seen.vl_age_s == 0.3  # the model is told of the oldest view, too
+    assert (seen.sensor_missing.shape, seen.robot_missing.shape) == ((65,), (100,))
+    assert not seen.sensor_missing.any() and not seen.robot_missing.any()  # a window is never padded
 
 
 @pytest.mark.parametrize(

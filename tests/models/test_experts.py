@@ -4,20 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import small_spec
 
 from rtvla.models.experts import EXPERTS
 from rtvla.models.experts.flow_matching import FlowMatchingExpert
-from rtvla.models.spec import ModelSpec
+from rtvla.models.experts.regression import RegressionExpert
 
-SPEC = ModelSpec(
-    name="test",
-    vl_backbone="vl",
-    vl_fingerprint="ab" * 32,
-    expert_hidden=32,
-    expert_layers=2,
-    expert_heads=4,
-    expert_ff=64,
-)
+SPEC = small_spec(horizon=8, expert_hidden=32, expert_layers=2, expert_heads=4, expert_ff=64, flow_steps=10)
 
 
 def made(**changes: object) -> FlowMatchingExpert:
@@ -36,7 +29,7 @@ def test_it_learns_chunks_that_depend_on_condition_and_step(kind: str) -> None:
         optimizer.zero_grad()
         expert.loss(*batch).backward()
         optimizer.step()
-    sampled = expert.sample(conditions, torch.Generator().manual_seed(1))
+    sampled = expert.sample(conditions, expert.noise(2, torch.Generator().manual_seed(1)))
     assert (sampled - targets).square().mean() < 0.1 * targets.square().mean()
 
 
@@ -45,7 +38,7 @@ def test_steps_of_a_flow_chunk_are_not_exchangeable() -> None:
     """Regression: without positions along the horizon, permuted noise gave the permuted chunk, to the last digit."""
     expert, condition, noise = made(), torch.randn(1, 32), torch.randn(1, 8, 7)
     order = torch.tensor([3, 0, 7, 1, 5, 2, 6, 4])
-    straight, permuted = expert.integrate(noise, condition), expert.integrate(noise[:, order], condition)
+    straight, permuted = expert.sample(condition, noise), expert.sample(condition, noise[:, order])
     assert (permuted - straight[:, order]).abs().max() > 1e-3
 
 
@@ -63,7 +56,7 @@ def test_solvers_integrate_a_known_flow(solver: str) -> None:
     """dx/dt = x + t from x(0) = 1 gives x(1) = 2e - 2."""
     expert = made(flow_solver=solver, flow_steps=20)
     expert.velocity = lambda x, t, condition: x + t[:, None, None]  # type: ignore[method-assign]
-    reached = expert.integrate(torch.ones(1, 8, 7), torch.zeros(1, 32))
+    reached = expert.sample(torch.zeros(1, 32), torch.ones(1, 8, 7))
     exact = 2 * torch.e - 2
     assert (reached - exact).abs().max() < {"euler": 0.15, "rk4": 1e-5}[solver]
 
@@ -71,17 +64,36 @@ def test_solvers_integrate_a_known_flow(solver: str) -> None:
 @torch.no_grad()
 def test_rk4_and_many_euler_steps_agree() -> None:
     noise, condition = torch.randn(1, 8, 7), torch.randn(1, 32)
-    rk4 = made(flow_solver="rk4", flow_steps=400).integrate(noise, condition)
-    euler = made(flow_steps=1600).integrate(noise, condition)
+    rk4 = made(flow_solver="rk4", flow_steps=400).sample(condition, noise)
+    euler = made(flow_steps=1600).sample(condition, noise)
     torch.testing.assert_close(rk4, euler, atol=2e-2, rtol=0)
 
 
 @torch.no_grad()
-def test_the_seed_decides_the_noise() -> None:
-    expert, condition = made(), torch.randn(1, 32)
-    first, again, other = (expert.sample(condition, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert not torch.allclose(first, other)
+@pytest.mark.parametrize("solver", ["euler", "rk4"])
+@pytest.mark.parametrize("steps", [1, 3, 64])
+def test_any_number_of_steps_asks_the_network_as_often_as_the_solver_says(solver: str, steps: int) -> None:
+    expert, times = made(flow_solver=solver, flow_steps=steps), []
+    expert.velocity = lambda x, t, condition: times.append(float(t[0])) or x  # type: ignore[method-assign, func-returns-value]
+    expert.sample(torch.zeros(1, 32), torch.ones(1, 8, 7))
+    assert len(times) == steps * {"euler": 1, "rk4": 4}[solver]
+    assert times[0] == 0 and times == sorted(times) and times[-1] <= 1 + 1e-6
+
+
+@torch.no_grad()
+def test_steps_of_a_regression_chunk_differ() -> None:
+    torch.manual_seed(0)
+    chunk = RegressionExpert(SPEC).sample(torch.randn(1, 32), torch.empty(1, 0))[0]
+    assert (chunk[:, None] - chunk[None]).abs().amax(-1)[~torch.eye(8, dtype=torch.bool)].min() > 1e-4
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_the_generator_decides_the_noise(kind: str) -> None:
+    expert = EXPERTS[kind](SPEC)
+    first, again, other = (expert.noise(3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and first.device.type == "cpu"
+    assert first.shape == {"regression": (3, 0)}.get(kind, (3, 8, 7))
+    assert first.numel() == 0 or not torch.allclose(first, other)
 
 
 def test_loss_is_reproducible_with_a_generator() -> None:

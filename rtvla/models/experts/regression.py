@@ -28,5 +28,10 @@ class RegressionExpert(nn.Module):
         """`actions` (B, H, 7) normalised. Nothing is drawn: `generator` is here for the experts that do."""
         return functional.smooth_l1_loss(self(condition), actions)
 
-    def sample(self, condition: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def noise(self, batch: int, generator: torch.Generator | None) -> torch.Tensor:
+        """(batch, 0): nothing is drawn."""
+        return torch.empty(batch, 0)
+
+    def sample(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """(B, expert_hidden) -> (B, H, 7)."""
         return self(condition)
