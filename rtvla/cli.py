@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rtvla import __version__, log
-from rtvla.config import Config, namespace
+from rtvla.config import ENGINES, PRECISIONS, Config, namespace
 from rtvla.errors import CheckpointError, ConfigError, RtvlaError
 from rtvla.shm.hub import Hub
 from rtvla.shm.survey import process_rows
@@ -29,6 +29,9 @@ INFER_SETTINGS = {
     "checkpoint": "policy.checkpoint",
     "model_type": "policy.model_type",
     "flow_steps": "policy.flow_steps",
+    "engine": "policy.engine",
+    "precision": "policy.precision",
+    "diffusion_steps": "policy.diffusion_steps",
     "vl_reuse": "vl_encoder.reuse",
     "task_name": "vl_encoder.task_name",
     "save_data": "recorder.save_data",
@@ -43,12 +46,29 @@ INFER_SETTINGS = {
     "start_pose": "commander.start_pose_mm_deg",
 }
 
+# The fields of its spec that `rtvla model make-tiny` can be asked for; the first is the default. Which go together is
+# the spec's to say.
+TINY_CHOICES = {
+    "expert": ["flow_matching", "regression", "diffusion"],
+    "fusion": ["concat", "cross_attention", "gated", "none"],
+    "sensor_encoder": ["plain", "force_aware", "none"],
+    "robot_encoder": ["transformer", "none"],
+    "vl_sequence": ["per_view", "joint"],
+    "flow_solver": ["euler", "rk4"],
+    "diffusion_sampler": ["ddim", "ddpm"],
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser(argv[0] if argv else "").parse_args(argv)
     try:
-        return int(args.verb(args))
+        code = int(args.verb(args))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read us has seen enough: rtvla shm ls | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain
+        return 128 + signal.SIGPIPE
     except (ConfigError, CheckpointError) as error:
         print(f"rtvla: {error}", file=sys.stderr)
         return EXIT_CONFIG
@@ -89,8 +109,11 @@ def build_parser(verb: str) -> argparse.ArgumentParser:
     _add_pipeline_verbs(verbs)
     _add_send(verbs, verb)
     _add_shm(verbs, verb)
+    _add_analyze(verbs, verb)
     _add_bench(verbs, verb)
+    _add_profile(verbs, verb)
     _add_model(verbs)
+    _add_checkpoint(verbs, verb)
     _add_record(verbs)
     return parser
 
@@ -105,10 +128,17 @@ def _add_infer(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     model = infer.add_argument_group("model")
     model.add_argument("--checkpoint", metavar="DIR", help="checkpoint folder (rtvla model make-tiny DIR makes one)")
-    model.add_argument("--model-type", choices=["flow_matching", "regression"], help="refuse any other checkpoint")
+    model.add_argument(
+        "--model-type", choices=["flow_matching", "regression", "diffusion"], help="refuse any other checkpoint"
+    )
     model.add_argument(
         "--flow-steps", type=int, metavar="N", help="ODE steps of flow matching (as the checkpoint says)"
     )
+    model.add_argument(
+        "--diffusion-steps", type=int, metavar="N", help="sampling steps of diffusion (as the checkpoint says)"
+    )
+    model.add_argument("--engine", metavar="NAME", help="auto, eager, compiled, openvino, cuda_graph (auto)")
+    model.add_argument("--precision", metavar="NAME", help="float32, or bfloat16, int8 where checked close (float32)")
     model.add_argument("--vl-reuse", type=int, metavar="N", help="target number of chunks per VL feature (4)")
     model.add_argument("--task-name", metavar="TEXT", help='task in the prompt (eye): "Perform {task} insertion task"')
     robot = infer.add_argument_group("robot")
@@ -161,13 +191,20 @@ def _add_pipeline_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _add_send(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
-    send = verbs.add_parser("send", help="a simulated sender over the real sockets: sensor, camera, robot")
+    send = verbs.add_parser("send", help="a program of another machine: sensor, camera, robot, controller, replay")
     if verb != "send":
         return
-    from rtvla.senders import camera_sim, robot_sim, sensor_sim
+    from rtvla.senders import camera_sim, mecademic_standin, replay, robot, sensor_sim
 
     kinds = send.add_subparsers(title="senders", required=True, metavar="KIND")
-    for name, module in (("sensor", sensor_sim), ("camera", camera_sim), ("robot", robot_sim)):
+    modules = {
+        "sensor": sensor_sim,
+        "camera": camera_sim,
+        "robot": robot,
+        "controller": mecademic_standin,
+        "replay": replay,
+    }
+    for name, module in modules.items():
         summary = (module.__doc__ or "").partition("\n")[0]
         kind = kinds.add_parser(
             name, help=summary, description=module.__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -184,17 +221,42 @@ def _add_shm(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: s
         shm_cli.add_arguments(shm)
 
 
+def _add_analyze(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    parser = verbs.add_parser("analyze", help="what a black box says: streams, processes, the last commands")
+    if verb == "analyze":
+        from rtvla.tools import analyze
+
+        analyze.add_arguments(parser)
+        parser.set_defaults(verb=analyze.run)
+
+
 def _add_bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
-    bench = verbs.add_parser("bench", help="measure this machine: shm, udp")
+    bench = verbs.add_parser("bench", help="measure this machine: shm, udp, vl, model, gpu, action")
     if verb != "bench":
         return
-    from rtvla.tools import bench_shm, bench_udp
+    from rtvla.tools import bench_action, bench_gpu, bench_model, bench_shm, bench_udp, bench_vl
 
     kinds = bench.add_subparsers(title="benchmarks", required=True, metavar="WHAT")
-    for name, module in (("shm", bench_shm), ("udp", bench_udp)):
+    modules = {
+        "shm": bench_shm,
+        "udp": bench_udp,
+        "vl": bench_vl,
+        "model": bench_model,
+        "gpu": bench_gpu,
+        "action": bench_action,
+    }
+    for name, module in modules.items():
         kind = kinds.add_parser(name, description=module.__doc__, formatter_class=argparse.RawTextHelpFormatter)
         module.add_arguments(kind)
         kind.set_defaults(verb=module.run)
+
+
+def _add_profile(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    parser = verbs.add_parser("profile", help="what a model costs: diffusion and flow steps, VL pictures and views")
+    if verb == "profile":
+        from rtvla.tools import profile
+
+        profile.add_arguments(parser)
 
 
 def _add_model(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -203,12 +265,26 @@ def _add_model(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     tiny = actions.add_parser("make-tiny", help="make a small complete checkpoint that runs offline on a CPU")
     tiny.add_argument("folder", type=Path)
     tiny.add_argument("--seed", type=int, default=0)
-    tiny.add_argument("--expert", choices=["flow_matching", "regression"], default="flow_matching")
-    tiny.add_argument("--vl-sequence", choices=["per_view", "joint"], default="per_view")
+    for field, choices in TINY_CHOICES.items():
+        tiny.add_argument(f"--{field.replace('_', '-')}", choices=choices, default=choices[0], help=f"({choices[0]})")
     tiny.set_defaults(verb=make_tiny_verb)
+    engine = actions.add_parser("engine", help="build an engine ahead of time, and say how far it is off")
+    engine.add_argument("folder", type=Path)
+    engine.add_argument("--engine", choices=ENGINES, default="auto")
+    engine.add_argument("--precision", choices=PRECISIONS, default="float32")
+    engine.add_argument("--threads", type=int, default=0, metavar="N", help="(one a core)")
+    engine.set_defaults(verb=build_engine_verb)
     show = actions.add_parser("show", help="print what a checkpoint says about itself")
     show.add_argument("folder", type=Path)
     show.set_defaults(verb=show_model_verb)
+
+
+def _add_checkpoint(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    checkpoint = verbs.add_parser("checkpoint", help="checkpoints of the old system: import, show, export")
+    if verb == "checkpoint":
+        from rtvla.tools import checkpoint_cli
+
+        checkpoint_cli.add_arguments(checkpoint)
 
 
 def _add_record(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -287,7 +363,8 @@ def _no_supervisor(hub: Hub) -> int:
     if alive:
         print(f"no supervisor, but these still run: {', '.join(f'{n} (kill -9 {pid})' for n, pid in alive.items())}")
     else:
-        print("no supervisor and no process; remove what is left in shared memory with: rtvla down --purge")
+        print("no supervisor and no process, but shared memory still holds their last seconds: rtvla shm dump FILE")
+        print("remove it with: rtvla down --purge")
     return 1
 
 
@@ -300,9 +377,23 @@ def status_verb(args: argparse.Namespace) -> int:
 def make_tiny_verb(args: argparse.Namespace) -> int:
     from rtvla.models.make_tiny import make_tiny
 
-    spec = make_tiny(args.folder, seed=args.seed, expert=args.expert, vl_sequence=args.vl_sequence)
+    spec = make_tiny(args.folder, args.seed, **{field: getattr(args, field) for field in TINY_CHOICES})
     size = sum(path.stat().st_size for path in Path(args.folder).rglob("*") if path.is_file())
     print(f"{args.folder}: {spec.name}, {spec.expert}, {spec.vl_sequence}, {size / 1e6:.1f} MB")
+    return 0
+
+
+def build_engine_verb(args: argparse.Namespace) -> int:
+    from rtvla.rt import set_thread_environment
+
+    threads = args.threads or len(os.sched_getaffinity(0))
+    set_thread_environment(threads)  # before torch, which keeps what it was born with
+    from rtvla.models.checkpoint import load_policy
+    from rtvla.models.engines.engine import EngineChoice
+
+    log.setup("engine")
+    choice = EngineChoice(args.engine, args.precision, threads, max_deviation=math.inf)
+    print(load_policy(args.folder, choice=choice).engine_report)
     return 0
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from rtvla.errors import ConfigError
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
+_VL_ENGINES = ("auto", "eager", "openvino", "cuda_graph")  # of models/qwen_engine.py
 NAMESPACE_VARIABLE = "RTVLA_NAMESPACE"  # the only thing read from the environment: tests, two pipelines on one machine
 
 
@@ -91,9 +92,21 @@ class VlEncoder:
     reuse: int = 4  # target number of chunks per renewed set of views
     task_name: str = "eye"
     device: str = "auto"
+    engine: str = "auto"  # one of _VL_ENGINES
+    rolling: bool = True  # view by view as frames come; else all views at once
+    quantize: str = "none"  # int8: the language part in 8 bits, an approximation
+    layers: int = 0  # of the language part; 0: all, less is an approximation
+    skip_below: float = 0.0  # grey levels: a view that changed by less is not encoded anew; 0: every frame is
 
     def __post_init__(self) -> None:
-        _within("vl_encoder", self, {"reuse": (1, 1e9)})
+        _within("vl_encoder", self, {"reuse": (1, 1e9), "layers": (0, 1000), "skip_below": (0, 255)})
+        for name, choices in (("engine", _VL_ENGINES), ("quantize", ("none", "int8"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f'vl_encoder.{name} = "{getattr(self, name)}": must be one of {", ".join(choices)}')
+
+
+ENGINES = ("auto", "eager", "compiled", "openvino", "cuda_graph")  # rtvla/models/engines/README.md
+PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True)
@@ -102,13 +115,25 @@ class Policy:
     checkpoint: str = ""
     model_type: str = ""  # if given, the checkpoint must be of this type
     flow_steps: int = 0  # 0: as the checkpoint says
+    diffusion_steps: int = 0  # likewise
     device: str = "auto"
+    engine: str = "auto"
+    precision: str = "float32"  # the others are faster, and refused at load beyond max_deviation
+    max_deviation: float = 0.005  # mm and deg; the robot's largest step is 0.1
+    threads: int = 0  # 0: one a core of the process
     max_gap_ms: float = 50.0  # by this much may a window span more time than its rate says
 
     def __post_init__(self) -> None:
-        _within("policy", self, {"rate_hz": (0.1, 1e6), "flow_steps": (0, 1000), "max_gap_ms": (0, 1000)})
-        if self.model_type not in ("", "flow_matching", "regression"):
-            raise ConfigError(f'policy.model_type = "{self.model_type}": must be flow_matching or regression')
+        _within("policy", self, {"rate_hz": (0.1, 1e6), "max_gap_ms": (0, 1000)})
+        _within("policy", self, {"flow_steps": (0, 1000), "diffusion_steps": (0, 1000)})
+        _within("policy", self, {"threads": (0, 256), "max_deviation": (0, 0.1)})
+        for name, choices in (("engine", ENGINES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f'policy.{name} = "{getattr(self, name)}": must be one of {", ".join(choices)}')
+        if self.model_type not in ("", "flow_matching", "regression", "diffusion"):
+            raise ConfigError(
+                f'policy.model_type = "{self.model_type}": must be flow_matching, regression or diffusion'
+            )
 
 
 @dataclass(frozen=True)
@@ -168,6 +193,23 @@ class Monitor:
 
 
 @dataclass(frozen=True)
+class BlackBox:
+    """What `rtvla up` writes when a process dies: so many files in a run, of so many MB together (0 of either: none),
+    and only while that leaves so much free on the disk. The first ones and the newest are kept."""
+
+    keep: int = 8  # one has about 5 MB with the simulated senders
+    max_mb: float = 400.0
+    min_free_mb: float = 1000.0
+
+    def __post_init__(self) -> None:
+        _within("blackbox", self, {"keep": (0, 1000), "max_mb": (0, 1e6), "min_free_mb": (0, 1e9)})
+
+    @property
+    def is_off(self) -> bool:
+        return not (self.keep and self.max_mb)
+
+
+@dataclass(frozen=True)
 class Simulation:
     """Simulated senders that `rtvla up` starts beside the pipeline: sensor, camera, robot, each with its flags."""
 
@@ -184,6 +226,7 @@ class Config:
     commander: Commander = field(default_factory=Commander)
     recorder: Recorder = field(default_factory=Recorder)
     monitor: Monitor = field(default_factory=Monitor)
+    blackbox: BlackBox = field(default_factory=BlackBox)
     simulation: Simulation = field(default_factory=Simulation)
     stale_ms: Mapping[str, float] = field(default_factory=dict)  # per stream; default: streams.py
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 _PR_SET_TIMERSLACK = 29
 _PR_SET_PDEATHSIG = 1
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
+_LARGE_BYTES = 4 * 2**20
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -50,9 +52,11 @@ def set_thread_environment(n_threads: int) -> None:
 
 
 def fifo(priority: int) -> Grant:
+    """All threads that there are now: one that waits for workers is no sooner done than they are."""
     what = f"SCHED_FIFO {priority}"
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
     except OSError as error:
         return Grant(what, False, f"{error.strerror}; needs root, CAP_SYS_NICE or an rtprio limit of {priority}")
     return Grant(what, True)
@@ -76,6 +80,37 @@ def lock_memory(on_fault: bool) -> Grant:
     flags = _MCL_CURRENT | _MCL_FUTURE | (_MCL_ONFAULT if on_fault else 0)
     grant = _call("locked memory", _libc.mlockall(flags))
     return grant if grant.granted else Grant(grant.what, False, f"{grant.why}; raise the memlock limit")
+
+
+def huge_pages() -> Grant:
+    """Put what lies in large pieces of memory, which is weights, into pages of 2 MB, at once. Call after loading.
+
+    A tick reads every weight once, so with small pages each of them costs a walk through the page tables: 10 to 20 % of
+    a tick on a virtual machine.
+    """
+    what, moved_bytes, refused = "huge pages", 0, 0
+    for start, size in _large_mappings():
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_HUGEPAGE)
+        if _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_COLLAPSE) == 0:
+            moved_bytes += size
+        else:
+            refused = ctypes.get_errno()
+    if refused and not moved_bytes:
+        return Grant(what, False, f"{os.strerror(refused)}; needs Linux 6.1 and transparent_hugepage not at never")
+    return Grant(f"{what} for {moved_bytes // 2**20} MB", True)
+
+
+def _large_mappings() -> list[tuple[int, int]]:
+    """(address, bytes) of the writable memory of this process that no file is behind, 4 MB and more."""
+    found = []
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            span, access, _, _, inode, *name = line.split(maxsplit=5)
+            start, end = (int(number, 16) for number in span.split("-"))
+            is_plain = inode == "0" and (not name or name[0].strip() == "[heap]")
+            if is_plain and access.startswith("rw") and end - start >= _LARGE_BYTES:
+                found.append((start, end - start))
+    return found
 
 
 def freeze_gc() -> Grant:

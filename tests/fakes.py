@@ -77,13 +77,46 @@ class FakeVla:
         return Prediction(self.actions, 1_000_000, 2_000_000, 3_000_000)
 
 
+class FakeStream:
+    """A joint set that is whole once every view was put."""
+
+    def __init__(self, encoder: FakeEncoder) -> None:
+        self._encoder = encoder
+        self.order: list[int] = []  # of all that was put
+        self._frames: dict[int, np.ndarray] = {}
+
+    def begin(self) -> None:
+        self._frames = {}
+
+    def put(self, at: int, frame: np.ndarray) -> None:
+        self.order.append(at)
+        self._frames[at] = frame
+
+    def feature(self) -> np.ndarray | None:
+        views = range(len(self._encoder.spec.views))
+        if len(self._frames) < len(views):
+            return None
+        return self._encoder.encode_joint([self._frames[at] for at in views])
+
+
 class FakeEncoder:
     """A VL model whose feature of a frame is the frame's mean colour."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
+        self.spec, self.replays, self.encoded = spec, 0, 0
+        self._stream = FakeStream(self)
+
+    def encode_views(self, frames: list[np.ndarray]) -> np.ndarray:
+        return np.stack([self.encode_view(frame) for frame in frames])
+
+    def stream(self, _height: int, _width: int) -> FakeStream:
+        return self._stream
+
+    def tensor(self, frames: list[np.ndarray]) -> np.ndarray:
+        return frames[0]
 
     def encode_view(self, rgb: np.ndarray) -> np.ndarray:
+        self.encoded += 1
         return np.resize(rgb.mean(axis=(0, 1)), self.spec.vl_dim).astype(np.float32)
 
     def encode_joint(self, frames: list[np.ndarray]) -> np.ndarray:

@@ -12,6 +12,18 @@ CASES = {
     "a core that does not exist": "g = rt.pin((4095,)); real = False",
     "timer slack": "g = rt.timer_slack(1); real = libc.prctl(30, 0, 0, 0, 0) == 1",
     "fifo": "g = rt.fifo(10); real = os.sched_getscheduler(0) & 7 == os.SCHED_FIFO",
+    "fifo of every thread": (
+        "import threading; end = threading.Event(); threading.Thread(target=end.wait).start(); g = rt.fifo(10)\n"
+        "kinds = [os.sched_getscheduler(int(t)) & 7 for t in os.listdir('/proc/self/task')]\n"
+        "end.set(); real = kinds == [os.SCHED_FIFO] * 2"
+    ),
+    "huge pages": (
+        "import mmap; memory = mmap.mmap(-1, 2**25, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "memory.write(bytes(2**25))\n"
+        "g = rt.huge_pages(); lines = open('/proc/self/smaps_rollup').read().splitlines()\n"
+        "kb = next(int(line.split()[1]) for line in lines if line.startswith('AnonHugePages'))\n"
+        "real = g.granted and kb >= 2**15 - 2**12"
+    ),
     "nice": "g = rt.nice(3); real = os.getpriority(os.PRIO_PROCESS, 0) == 3",
     "locked memory": "g = rt.lock_memory(True); real = 'VmLck:\\t       0 kB' not in open('/proc/self/status').read()",
     "garbage collector": "g = rt.freeze_gc(); real = not gc.isenabled() and gc.get_freeze_count() > 0",

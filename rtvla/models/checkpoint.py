@@ -20,9 +20,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rtvla.errors import CheckpointError
+from rtvla.models.engines.engine import EngineChoice
+from rtvla.models.feature import EXACT, Approximation
 from rtvla.models.normalize import Statistics
+from rtvla.models.origin import encoder_only
+from rtvla.models.origin.model import OriginModel
+from rtvla.models.policy import VlaPolicy
 from rtvla.models.spec import ModelSpec
-from rtvla.models.vla import VlaModel, VlaPolicy
+from rtvla.models.spec_rules import SAMPLING
+from rtvla.models.vla import VlaModel
 
 if TYPE_CHECKING:
     from rtvla.models.qwen_vl import VLEncoder
@@ -35,6 +41,8 @@ _HOW_TO_GET_ONE = "the small local model: rtvla model make-tiny DIR"
 def load_spec(folder: str | Path) -> ModelSpec:
     """The spec of a checkpoint whose files are all there and as they were saved."""
     folder = Path(folder)
+    if (folder / encoder_only.DESCRIPTION).is_file():
+        raise CheckpointError(f"checkpoint {folder} is an encoder alone, to start a training with: it is no policy")
     spec = ModelSpec.from_json(_text(folder, SPEC))
     verify_files(folder)
     return spec
@@ -67,36 +75,63 @@ def _sha256(path: Path) -> str:
 
 
 def load_policy(
-    folder: str | Path, device: str = "cpu", flow_steps: int | None = None, expect_expert: str | None = None
+    folder: str | Path,
+    device: str = "cpu",
+    flow_steps: int | None = None,
+    expect_expert: str | None = None,
+    diffusion_steps: int | None = None,
+    choice: EngineChoice | None = None,
 ) -> VlaPolicy:
-    """`flow_steps` instead of the checkpoint's, for flow matching only. `expect_expert`: refuse any other."""
+    """`load_model`, ready to predict by the engine of `choice`; default is the model itself in torch."""
+    model = load_model(folder, flow_steps, expect_expert, diffusion_steps)
+    return VlaPolicy(model, device, choice, Path(folder))
+
+
+def load_model(
+    folder: str | Path,
+    flow_steps: int | None = None,
+    expect_expert: str | None = None,
+    diffusion_steps: int | None = None,
+) -> VlaModel | OriginModel:
+    """The action model on the CPU. `flow_steps`, `diffusion_steps`: instead of the checkpoint's, if it has them.
+
+    `expect_expert`: refuse any other. CheckpointError, by name, for whatever is missing, damaged or does not fit.
+    """
     folder, spec = Path(folder), load_spec(folder)
     if expect_expert is not None and spec.expert != expect_expert:
         raise CheckpointError(f"checkpoint {folder}: expert is {spec.expert}, but {expect_expert} was asked for")
-    if flow_steps is not None:
-        if spec.expert != "flow_matching":
-            raise CheckpointError(
-                f"flow_steps = {flow_steps}: checkpoint {folder} is a {spec.expert} model; leave it out"
-            )
-        spec = replace(spec, flow_steps=flow_steps)
-    model = VlaModel(spec, Statistics.from_json(_text(folder, STATS)))
+    asked = {"flow_steps": flow_steps, "diffusion_steps": diffusion_steps}
+    asked = {name: steps for name, steps in asked.items() if steps is not None}
+    for name, steps in asked.items():
+        if spec.expert != SAMPLING[name]:
+            raise CheckpointError(f"{name} = {steps}: checkpoint {folder} is a {spec.expert} model; leave it out")
+    spec = replace(spec, **asked)  # type: ignore[arg-type]
+    make = VlaModel if spec.origin is None else OriginModel
+    model = make(spec, Statistics.from_json(_text(folder, STATS)))
     weights = _read_weights(folder / WEIGHTS)
     _check_weights(folder, weights, model.state_dict())
     model.load_state_dict(weights)
-    return VlaPolicy(model, device)
+    return model
 
 
-def load_vl_encoder(folder: str | Path, task: str, device: str = "cpu") -> VLEncoder:
+def load_vl_encoder(
+    folder: str | Path, task: str, device: str = "cpu", approximation: Approximation = EXACT
+) -> VLEncoder:
     """`task` fills the prompt of the spec. Needs transformers, and for a hub backbone its cache or a network."""
     from rtvla.models.qwen_vl import VLEncoder
 
     spec = load_spec(folder)
+    if spec.origin is not None and spec.origin.vl_lora == "kept_aside":
+        raise CheckpointError(
+            f"checkpoint {folder}: the LoRA of its VL model is not merged, so its features would be others: import the "
+            "old file again with --vl-backbone FOLDER --vl-from-file"
+        )
     source = spec.vl_backbone if spec.on_hub else Path(folder) / spec.vl_backbone
-    return VLEncoder(spec, source, task, device)
+    return VLEncoder(spec, source, task, device, approximation)
 
 
 def save_checkpoint(
-    folder: str | Path, model: VlaModel, backbone: Path | None = None, *, overwrite: bool = False
+    folder: str | Path, model: VlaModel | OriginModel, backbone: Path | None = None, *, overwrite: bool = False
 ) -> None:
     """All or nothing: written beside `folder`, synced, then renamed. `backbone` is copied in as spec.vl_backbone.
 

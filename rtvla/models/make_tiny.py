@@ -16,7 +16,8 @@ from rtvla.errors import CheckpointError
 from rtvla.models.backbone import fingerprint_backbone
 from rtvla.models.checkpoint import save_checkpoint
 from rtvla.models.normalize import MeanStd, Statistics
-from rtvla.models.qwen_tiny import DIM, make_tiny_qwen
+from rtvla.models.presets import vl_config
+from rtvla.models.qwen_tiny import make_tiny_qwen
 from rtvla.models.spec import ModelSpec
 from rtvla.models.vla import VlaModel
 
@@ -31,9 +32,10 @@ _STATISTICS = Statistics(
 )
 
 
-def make_tiny(folder: str | Path, seed: int = 0, **changes: Any) -> ModelSpec:
+def make_tiny(folder: str | Path, seed: int = 0, vl_size: str = "tiny", **changes: Any) -> ModelSpec:
     """Writes a new checkpoint folder of about 4 MB. The same seed gives the same bytes of weights.
 
+    `vl_size`: of the VL backbone, a name of presets.py; the action model stays as small as it is.
     `changes` are fields of its spec, such as expert, fusion or vl_sequence. CheckpointError if they do not go together.
     """
     folder = Path(folder)
@@ -41,8 +43,8 @@ def make_tiny(folder: str | Path, seed: int = 0, **changes: Any) -> ModelSpec:
         raise CheckpointError(f"{folder} exists: choose a new folder for the small model")
     with tempfile.TemporaryDirectory() as workplace:
         backbone = Path(workplace) / _BACKBONE
-        make_tiny_qwen(backbone, seed)
-        spec = replace(_spec(fingerprint_backbone(backbone)), **changes)
+        make_tiny_qwen(backbone, seed, vl_size)
+        spec = replace(_spec(fingerprint_backbone(backbone), vl_config(vl_size)["hidden_size"]), **changes)
         spec = replace(spec, name=f"tiny-{spec.expert}-{spec.fusion}-{spec.vl_sequence}-{seed}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -51,7 +53,7 @@ def make_tiny(folder: str | Path, seed: int = 0, **changes: Any) -> ModelSpec:
     return spec
 
 
-def _spec(fingerprint: str) -> ModelSpec:
+def _spec(fingerprint: str, vl_dim: int) -> ModelSpec:
     return ModelSpec(
         name="tiny",
         vl_backbone=_BACKBONE,
@@ -70,7 +72,7 @@ def _spec(fingerprint: str) -> ModelSpec:
         expert_heads=4,
         expert_ff=192,
         dtype="float32",
-        vl_dim=DIM,
+        vl_dim=vl_dim,
         image_height=108,  # 16:9, so that a 640x360 frame gives the grid that it is made for
         image_width=192,
     )

@@ -20,13 +20,13 @@ from rtvla.models.spec import ModelSpec
 IMAGE_TOKEN = "<|image_pad|>"
 SYSTEM = "You are a helpful assistant."
 
-_PATCH, _MERGE, _TEMPORAL = 14, 2, 2
-_FACTOR = _PATCH * _MERGE  # pixels along the side of one token
+PATCH, MERGE, TEMPORAL = 14, 2, 2
+_FACTOR = PATCH * MERGE  # pixels along the side of one token
 _HUB_PIXELS = (56 * 56, 16384 * 28 * 28)  # min and max of the hub's preprocessor_config.json and of qwen_vl_utils
-_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)  # of CLIP, as in preprocessor_config.json
-_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
+MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)  # of CLIP, as in preprocessor_config.json
+STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
 # 256 grey levels x 3 channels, computed as the processor does (rescale in float64, normalise in float32)
-_LEVELS = ((np.arange(256) * (1 / 255)).astype(np.float32)[:, None] - _MEAN) / _STD
+_LEVELS = ((np.arange(256) * (1 / 255)).astype(np.float32)[:, None] - MEAN) / STD
 
 Grid = tuple[int, int]  # patches, rows first
 Rgb = npt.NDArray[np.uint8]  # (H, W, 3)
@@ -62,13 +62,17 @@ def resize_stages(height: int, width: int, spec: ModelSpec) -> list[tuple[int, i
 
 def grid_of(height: int, width: int, spec: ModelSpec) -> Grid:
     rows, columns = resize_stages(height, width, spec)[-1]
-    return rows // _PATCH, columns // _PATCH
+    return rows // PATCH, columns // PATCH
+
+
+def check_frame(rgb: Rgb) -> None:
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
+        raise CheckpointError(f"frame is {rgb.dtype} {rgb.shape}: must be uint8 (H, W, 3), RGB")
 
 
 def resize(rgb: Rgb, spec: ModelSpec) -> Rgb:
     """(H, W, 3) -> (rows, columns, 3), each stage Pillow's antialiased bicubic with rounding to 8 bits."""
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-        raise CheckpointError(f"frame is {rgb.dtype} {rgb.shape}: must be uint8 (H, W, 3), RGB")
+    check_frame(rgb)
     image = Image.fromarray(rgb)
     for rows, columns in resize_stages(rgb.shape[0], rgb.shape[1], spec):
         if image.size != (columns, rows):
@@ -83,14 +87,14 @@ def patches(rgb: Rgb, spec: ModelSpec) -> tuple[npt.NDArray[np.float32], Grid]:
     """
     small, grid = resize(rgb, spec), grid_of(rgb.shape[0], rgb.shape[1], spec)
     pixels = _LEVELS[small, np.arange(3)]
-    blocks = pixels.reshape(grid[0] // _MERGE, _MERGE, _PATCH, grid[1] // _MERGE, _MERGE, _PATCH, 3)
+    blocks = pixels.reshape(grid[0] // MERGE, MERGE, PATCH, grid[1] // MERGE, MERGE, PATCH, 3)
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
-    doubled = np.broadcast_to(blocks, (*blocks.shape[:5], _TEMPORAL, _PATCH, _PATCH))
+    doubled = np.broadcast_to(blocks, (*blocks.shape[:5], TEMPORAL, PATCH, PATCH))
     return doubled.reshape(grid[0] * grid[1], -1), grid
 
 
 def image_tokens(grid: Grid) -> int:
-    return grid[0] * grid[1] // _MERGE**2
+    return grid[0] * grid[1] // MERGE**2
 
 
 def chat_text(prompt: str, tokens_per_image: Sequence[int]) -> str:
@@ -113,7 +117,7 @@ def rope_positions(ids: Sequence[int], grids: Sequence[Grid], image_id: int) -> 
     todo, token, position = list(grids), 0, 0
     while token < len(ids):
         if ids[token] == image_id:
-            height, width = (side // _MERGE for side in todo.pop(0))
+            height, width = (side // MERGE for side in todo.pop(0))
             columns.append(np.indices((1, height, width), np.int64).reshape(3, -1) + position)
             position += max(height, width)
             token += height * width

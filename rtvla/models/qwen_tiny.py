@@ -16,6 +16,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
+from rtvla.models.presets import vl_config
+
 DIM = 64  # of the feature
 
 # Qwen2.5-VL-*-Instruct's own (Apache-2.0). qwen_input.chat_text is what it gives for one message; a test compares them.
@@ -50,42 +52,6 @@ _CORPUS = [
     "target red blue green yellow point silicone approach align insert retract hold",
 ]
 
-_TEXT: dict[str, Any] = {
-    "hidden_size": DIM,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128000,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "rope_scaling": {
-        "type": "mrope",
-        "mrope_section": [2, 3, 3],
-    },  # half of the head size, split 16:24:24 as in the real one
-    "use_sliding_window": False,
-    "max_window_layers": 70,
-    "sliding_window": 32768,
-    "tie_word_embeddings": True,
-    "hidden_act": "silu",
-}
-_VISION: dict[str, Any] = {
-    "depth": 2,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_heads": 4,
-    "out_hidden_size": DIM,
-    "patch_size": 14,
-    "spatial_patch_size": 14,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "window_size": 112,
-    "fullatt_block_indexes": [1],
-    "tokens_per_second": 2,
-    "hidden_act": "silu",
-    "in_chans": 3,
-    "in_channels": 3,
-}
 _PREPROCESSOR = {
     "min_pixels": 3136,
     "max_pixels": 12845056,
@@ -99,13 +65,13 @@ _PREPROCESSOR = {
 }
 
 
-def make_tiny_qwen(folder: Path, seed: int) -> None:
-    """Writes the backbone into a new folder. The same seed gives the same bytes of weights."""
+def make_tiny_qwen(folder: Path, seed: int, size: str = "tiny") -> None:
+    """Writes the backbone into a new folder. The same seed gives the same bytes of weights. `size`: of presets.py."""
     transformers_logging.disable_progress_bar()
     folder.mkdir(parents=True)
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(folder)
-    config = _config(tokenizer)
+    config = _config(tokenizer, size)
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had happened
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config))
     _fill(model, torch.Generator().manual_seed(seed))
@@ -148,23 +114,19 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """config.json in the flat form of the hub."""
+def _config(tokenizer: PreTrainedTokenizerFast, size: str) -> dict[str, Any]:
+    """config.json in the flat form of the hub, with our vocabulary."""
     ids = {token: tokenizer.get_vocab()[token] for token in _SPECIALS}
     return {
-        "model_type": "qwen2_5_vl",
-        **_TEXT,
+        **vl_config(size),
         "vocab_size": -(-len(tokenizer) // 64) * 64,
-        "attention_dropout": 0.0,
-        "use_cache": True,
-        "torch_dtype": "float32",
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
         "image_token_id": ids["<|image_pad|>"],
         "video_token_id": ids["<|video_pad|>"],
         "vision_start_token_id": ids["<|vision_start|>"],
         "vision_end_token_id": ids["<|vision_end|>"],
-        "vision_config": {**_VISION, "model_type": "qwen2_5_vl"},
+        "vision_token_id": ids["<|vision_pad|>"],
     }
 
 

@@ -1,61 +1,105 @@
-"""VLEncoder: frames and a prompt -> one vector, by the frozen Qwen2.5-VL. Alone at run time to know transformers.
+"""VLEncoder: frames and a prompt -> one vector, by the frozen Qwen2.5-VL.
 
-The base model, without the language head, the KV cache and the hidden-state list, gives exactly the last hidden state
-that training read, in less time. Not real-time safe: an encode takes milliseconds (tiny) to seconds (3B on a CPU).
+Runs static modules (qwen_static.py), which are exact up to the order of sums. `prepare` hands them to an engine for the
+sizes that will come. Not real-time safe: an encode takes milliseconds (tiny) to seconds (3B on a CPU).
 """
 
 from __future__ import annotations
 
-import functools
+import copy
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
-from transformers.utils import cached_file, is_flash_attn_2_available
-from transformers.utils import logging as transformers_logging
 
 from rtvla.errors import CheckpointError
-from rtvla.models import qwen_input
-from rtvla.models.backbone import verify_backbone
-from rtvla.models.qwen_input import Grid, Rgb
+from rtvla.models.feature import EXACT, Approximation
+from rtvla.models.qwen_approximate import Deviation, approximate, deviation
+from rtvla.models.qwen_calls import Calls
+from rtvla.models.qwen_engine import Eager, Engine, choose
+from rtvla.models.qwen_input import Rgb
+from rtvla.models.qwen_load import Backbone, check_transformers, load_backbone
+from rtvla.models.qwen_pixels import Size
+from rtvla.models.qwen_plain import plain_states
+from rtvla.models.qwen_stream import JointStream
 from rtvla.models.spec import ModelSpec
+
+__all__ = ["Backbone", "VLEncoder", "check_transformers", "load_backbone"]
 
 F32 = npt.NDArray[np.float32]
 LOG = logging.getLogger(__name__)
-
-_BROKEN = ((5, 4, 0), (5, 5, 3))  # first and last release with a wrong time index for still images (fixed in 5.5.4)
-_NOT_NEEDED = {"lm_head.weight"}  # dropped anyway; a folder may lack it where it is not tied to the embedding
-_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+# What an exact encoder may differ from the plain transformers call: relative difference, 1 - cosine.
+TOLERANCE = {"float32": Deviation(5e-6, 1e-9), "bfloat16": Deviation(1e-2, 2e-5)}
 
 
 class VLEncoder:
     """One model, one task text. `encode_view` and `pool` for per_view specs, `encode_joint` for joint ones."""
 
-    def __init__(self, spec: ModelSpec, source: str | Path, task: str, device: str = "cpu") -> None:
-        """`source`: the folder of a Qwen2_5_VLForConditionalGeneration, or a hub name."""
-        check_transformers(transformers.__version__)
-        transformers_logging.disable_progress_bar()
-        if "<|" in task:
-            raise CheckpointError(f'task "{task}": "<|" would be read as a control token; name the task in plain words')
-        self.spec, self.prompt = spec, spec.prompt.format(task=task)
-        self._device = torch.device(device)
-        if isinstance(source, Path):
-            verify_backbone(source, spec.vl_fingerprint)
-        self._model, self._tokenizer = _load(spec, source, self._device)
-        if not isinstance(source, Path):
-            _verify_hub(source, spec)
+    def __init__(
+        self,
+        spec: ModelSpec,
+        source: str | Path | Backbone,
+        task: str,
+        device: str = "cpu",
+        approximation: Approximation = EXACT,
+    ) -> None:
+        """`source`: the folder of a Qwen2_5_VLForConditionalGeneration, a hub name, or what is already on `device`."""
+        self.spec, self.approximation, self._device = spec, approximation, torch.device(device)
+        loaded = source if isinstance(source, Backbone) else load_backbone(spec, source, self._device)
+        self._model, self._tokenizer = loaded
         dim = self._model.language_model.config.hidden_size
         if dim != spec.vl_dim:
-            raise CheckpointError(f"VL backbone {source}: features have {dim} values, spec vl_dim = {spec.vl_dim}")
-        self._text = functools.lru_cache(maxsize=16)(self._build_text)  # constant for a given size of the frames
-        self._expected = qwen_input.grid_of(spec.image_height, spec.image_width, spec)
+            name = "in memory" if isinstance(source, Backbone) else source
+            raise CheckpointError(f"VL backbone {name}: features have {dim} values, spec vl_dim = {spec.vl_dim}")
+        self._parts = approximate(self._model, approximation)
+        self._set_task(task)
+
+    def with_task(self, task: str) -> VLEncoder:
+        """Another task text on the same weights; nothing is prepared for it."""
+        other = copy.copy(self)
+        other._set_task(task)
+        return other
+
+    def _set_task(self, task: str) -> None:
+        if "<|" in task:
+            raise CheckpointError(f'task "{task}": "<|" would be read as a control token; name the task in plain words')
+        self.prompt = self.spec.prompt.format(task=task)
+        self.engine: Engine = Eager(self._device)
+        self._rolling = True
+        self._calls = Calls(self.spec, self._parts, self._tokenize, self.prompt, self._device)
+
+    def prepare(self, engine: str = "auto", sizes: Sequence[Size] = (), rolling: bool = True) -> None:
+        """Have an engine of qwen_engine.NAMES run what comes: frames of the spec's size and of `sizes` (rows, columns).
+
+        `rolling`: one view at a time (encode_view, or stream for a joint model); else all views at once. Other calls
+        and other sizes still work, slower. Takes seconds; minutes where a GPU's kernels are compiled.
+        """
+        self._rolling = rolling
+        try:
+            self._prepare(choose(engine, self._device, self.approximation), sizes)
+        except RuntimeError as error:
+            if engine != "auto":
+                raise
+            LOG.warning("the VL encoder runs WITHOUT AN ENGINE, and slower: %s", str(error).strip()[:500])
+            self._prepare(Eager(self._device), sizes)
+
+    def _prepare(self, engine: Engine, sizes: Sequence[Size]) -> None:
+        self.engine = engine
+        views = len(self.spec.views)
+        for height, width in {(self.spec.image_height, self.spec.image_width), *sizes}:
+            if self.spec.vl_sequence == "joint" and self._rolling:
+                self._calls.prepare_stream(engine, height, width)
+            else:
+                is_one = self.spec.vl_sequence == "joint" or self._rolling
+                self._calls.prepare(engine, height, width, 1 if is_one else views)
+
+    @property
+    def replays(self) -> int:
+        """How often a CUDA graph was replayed: does it grow with each encode, then the graph is in use."""
+        return self.engine.replays
 
     def encode_view(self, rgb: Rgb) -> F32:
         """(H, W, 3) uint8 RGB -> (D,)."""
@@ -64,21 +108,71 @@ class VLEncoder:
     def encode_views(self, frames: Sequence[Rgb]) -> F32:
         """Frames of one size, each in its own sequence: V x (H, W, 3) -> (V, D). The same vectors as one by one."""
         self._require("per_view")
-        return _mean(self.token_states([[frame] for frame in frames]))
+        if len({frame.shape for frame in frames}) != 1:
+            raise CheckpointError(f"{[f.shape for f in frames]}: encode frames of different sizes one by one")
+        return self.encode_tensor(self.tensor(frames))
 
     def encode_joint(self, frames: Sequence[Rgb]) -> F32:
         """One frame per view in the order of spec.views, all in one sequence: V x (H, W, 3) -> (D,)."""
         self._require("joint")
         if len(frames) != len(self.spec.views):
             raise CheckpointError(f"{len(frames)} frames given: a joint sequence needs {len(self.spec.views)} views")
-        return _mean(self.token_states([frames]))[0]
+        if len({frame.shape for frame in frames}) != 1:  # rare: encoded by the plain call
+            return _copied(self.token_states([frames]).float().mean(1))[0]
+        return self.encode_tensor(self.tensor(frames))[0]
+
+    def stream(self, height: int, width: int) -> JointStream:
+        """For joint specs: encode_joint in steps, view by view, for frames of one size. Feed it with `tensor`."""
+        self._require("joint")
+        return self._calls.stream(height, width)
+
+    def tensor(self, frames: Sequence[Rgb]) -> torch.Tensor:
+        """Frames of one size as `encode_tensor` and `stream` take them; on a CPU they are resized here."""
+        return self._calls.tensor(frames)
+
+    def encode_tensor(self, given: torch.Tensor) -> F32:
+        """One vector for each sequence, which is a view, or for a joint spec the set: (views, D) or (1, D)."""
+        return _copied(self._calls.run(given, 1 if self.spec.vl_sequence == "joint" else len(given)))
 
     def pool(self, per_view: F32) -> F32:
         """(V, D) -> (D,): the feature of a set of views."""
         expected = (len(self.spec.views), self.spec.vl_dim)
         if per_view.shape != expected:
             raise CheckpointError(f"per-view features are {per_view.shape}: must be {expected}, one row per view")
-        return per_view.mean(axis=0, dtype=np.float32)
+        pooled: F32 = (
+            per_view.max(axis=0) if self.spec.view_pooling == "max" else per_view.mean(axis=0, dtype=np.float32)
+        )
+        return pooled
+
+    def token_states(self, sequences: Sequence[Sequence[Rgb]]) -> torch.Tensor:
+        """B sequences of frames -> last hidden states (B, S, D) by the plain transformers call: the reference."""
+        return plain_states(self._model, self._tokenize, self.prompt, self.spec, sequences)
+
+    def check(self) -> Deviation:
+        """How far the feature of drawn frames is from that of the plain call. CheckpointError if it may not be."""
+        frames = self.spec.fake_frames(0)
+        if self.spec.vl_sequence == "joint":
+            exact = self.token_states([frames])
+            given = self._by_stream(frames) if self._rolling else self.encode_joint(frames)
+        else:
+            frames = frames[:1] if self._rolling else frames
+            exact, given = self.token_states([[frame] for frame in frames]), self.encode_views(frames)
+        found, allowed = deviation(given, _copied(exact.float().mean(1))), TOLERANCE[self.spec.dtype]
+        if self.approximation == EXACT and not (found.relative <= allowed.relative and found.angle <= allowed.angle):
+            raise CheckpointError(
+                f"the VL feature by {self.engine.name} is not that of transformers: {found}, allowed are {allowed}; "
+                'set vl_encoder.engine to "eager" and report this'
+            )
+        return found
+
+    def _by_stream(self, frames: Sequence[Rgb]) -> F32:
+        stream = self.stream(self.spec.image_height, self.spec.image_width)
+        stream.begin()
+        for at, frame in enumerate(frames):
+            stream.put(at, self.tensor([frame]))
+        feature = stream.feature()
+        assert feature is not None
+        return feature
 
     def _require(self, sequence: str) -> None:
         if self.spec.vl_sequence != sequence:
@@ -87,102 +181,12 @@ class VLEncoder:
                 "another feature: use the encode method of that kind"
             )
 
-    @torch.inference_mode()
-    def token_states(self, sequences: Sequence[Sequence[Rgb]]) -> torch.Tensor:
-        """B sequences of frames -> their last hidden states (B, S, D) on the device, after the final norm.
-
-        All sequences must be equally long, so there is no padding: every token is real and no mask is needed.
-        """
-        made = [[qwen_input.patches(frame, self.spec) for frame in frames] for frames in sequences]
-        grids = [tuple(grid for _, grid in images) for images in made]
-        if len(set(grids)) != 1:
-            raise CheckpointError(f"frames give the patch grids {grids}: encode frames of different sizes one by one")
-        ids, positions = self._text(grids[0])
-        pixels = np.concatenate([pixels for images in made for pixels, _ in images])
-        states: torch.Tensor = self._model(
-            input_ids=ids.expand(len(made), -1),
-            position_ids=positions.expand(-1, len(made), -1),
-            pixel_values=torch.from_numpy(pixels).to(self._device),
-            image_grid_thw=torch.tensor([(1, *grid) for images in grids for grid in images], device=self._device),
-            use_cache=False,
-        ).last_hidden_state
-        return states
-
-    def _build_text(self, grids: tuple[Grid, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids (1, S) and positions (3, 1, S) of one sequence."""
-        if set(grids) != {self._expected}:
-            LOG.warning(
-                "frames give patch grids %s, the model was trained on %s: check the cameras", grids, self._expected
-            )
-        ids = qwen_input.token_ids(self._tokenize, self.prompt, grids)
-        positions = qwen_input.rope_positions(ids, grids, self._model.config.image_token_id)
-        return torch.tensor([ids], device=self._device), torch.from_numpy(positions)[:, None].to(self._device)
-
     def _tokenize(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
 
-def _mean(states: torch.Tensor) -> F32:
-    """(B, S, D) -> (B, D) over the tokens. In float32: taken in bfloat16 it loses nearly as much as the whole model."""
-    feature: F32 = states.float().mean(1).cpu().numpy()
-    return feature
-
-
-def check_transformers(version: str) -> None:
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-    if _BROKEN[0] <= numbers <= _BROKEN[1]:
-        raise CheckpointError(
-            f"transformers {version}: 5.4.0 to 5.5.3 position still images wrongly; install 5.5.4 or newer, or 4.57"
-        )
-
-
-def _attention(spec: ModelSpec, device: torch.device) -> str:
-    if device.type != "cuda" or spec.dtype == "float32":
-        return "sdpa"
-    if is_flash_attn_2_available():
-        return "flash_attention_2"
-    LOG.warning(
-        "flash_attn is not installed: attention falls back to sdpa, one call per window of each view; it is slower"
-    )
-    return "sdpa"
-
-
-def _load(
-    spec: ModelSpec, source: str | Path, device: torch.device
-) -> tuple[Qwen2_5_VLModel, transformers.PreTrainedTokenizerBase]:
-    """The model in eval mode on the device, and its tokenizer. A key too few or too many is an error, not a warning.
-
-    Loaded as the class that it was saved from, for the key names: for that one transformers 5.23 knows the hub's names
-    (visual.*) and the newer ones (model.visual.*), for Qwen2_5_VLModel itself only the hub's.
-    """
-    local, attention = isinstance(source, Path), _attention(spec, device)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            source,
-            dtype=getattr(torch, spec.dtype),
-            attn_implementation=attention,
-            local_files_only=local,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"VL backbone {source} cannot be loaded: {error}") from error
-    model, info = loaded[0].model, loaded[1]
-    faults = {kind: sorted(map(str, set(info.get(kind) or ()) - _NOT_NEEDED)) for kind in _KINDS}
-    if any(faults.values()):
-        raise CheckpointError(
-            f"VL backbone {source} does not fit Qwen2.5-VL: { {k: v for k, v in faults.items() if v} }"
-        )
-    if model.config._attn_implementation != attention:
-        LOG.warning("attention is %s instead of %s: slower", model.config._attn_implementation, attention)
-    return model.eval().requires_grad_(False).to(device), tokenizer
-
-
-def _verify_hub(name: str, spec: ModelSpec) -> None:
-    if not spec.vl_fingerprint:
-        LOG.warning('spec vl_fingerprint is empty: whatever the hub has as "%s" is used', name)
-        return
-    config = str(cached_file(name, "config.json", local_files_only=True))  # there: it has just been loaded
-    verify_backbone(Path(config).parent, spec.vl_fingerprint)
+def _copied(vectors: torch.Tensor) -> F32:
+    """Of its own: an engine overwrites its output at the next call."""
+    copied: F32 = vectors.cpu().numpy().copy()
+    return copied

@@ -23,7 +23,8 @@ class Block(nn.Module):
         """(B, S, width) -> the same."""
         batch, length, width = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        # not one permute of five axes: OpenVINO 2026.4 computes another attention of it where length equals heads
+        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
         seen = functional.scaled_dot_product_attention(query, key, value)
         x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))
         return x + self.mlp(self.norm_mlp(x))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from rtvla.config import Config
 from rtvla.errors import ConfigError
+from rtvla.models.feature import Approximation, feature_fingerprint
 from rtvla.models.spec import ModelSpec
+from rtvla.models.spec_rules import SAMPLING
 
 HOW_TO_GET_ONE = "the small local model: rtvla model make-tiny DIR, then --checkpoint DIR"
 
@@ -25,8 +27,10 @@ def require_checkpoint(cfg: Config) -> Path:
     asked = cfg.policy.model_type
     if asked and spec.expert != asked:
         raise ConfigError(f"checkpoint {path}: expert is {spec.expert}, but {asked} was asked for")
-    if cfg.policy.flow_steps and spec.expert != "flow_matching":
-        raise ConfigError(f"policy.flow_steps = {cfg.policy.flow_steps}: {path} is a {spec.expert} model; leave it out")
+    for name, expert in SAMPLING.items():
+        steps = getattr(cfg.policy, name)
+        if steps and spec.expert != expert:
+            raise ConfigError(f"policy.{name} = {steps}: {path} is a {spec.expert} model; leave it out")
     if not spec.trained and not _is_loopback(cfg.network.robot_ip):
         raise ConfigError(
             f"checkpoint {path} has random weights and network.robot_ip = {cfg.network.robot_ip} is a real robot: "
@@ -51,6 +55,15 @@ def resolve_device(name: str) -> str:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f'device = "{name}": torch sees no CUDA device; set it to "cpu" or "auto"')
     return name
+
+
+def approximation_of(cfg: Config) -> Approximation:
+    return Approximation(cfg.vl_encoder.quantize, cfg.vl_encoder.layers)
+
+
+def feature_of(cfg: Config, spec: ModelSpec) -> int:
+    """Names the VL feature that this config makes with this model: the encoder writes it, the policy demands it."""
+    return feature_fingerprint(spec, cfg.vl_encoder.task_name, approximation_of(cfg))
 
 
 def window_sizes(checkpoint: str) -> tuple[int, int]:

@@ -7,16 +7,20 @@ Late    a tick that ends after its deadline counts one deadline_miss; the old ch
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from rtvla import schema
 from rtvla.clock import now_ns, wall_s
 from rtvla.config import Config
 from rtvla.control.observation import Ages, Limits, observe
+from rtvla.errors import ConfigError
 from rtvla.models.checkpoint import load_policy
-from rtvla.models.vla import VlaPolicy
+from rtvla.models.engines.engine import EngineChoice, EngineReport
+from rtvla.models.policy import VlaPolicy
 from rtvla.procs.lifecycle import Me, lifecycle
-from rtvla.procs.model_setup import require_checkpoint, resolve_device
+from rtvla.procs.model_setup import feature_of, require_checkpoint, resolve_device
 from rtvla.schema import Prediction
 from rtvla.shm.ring import Records
 from rtvla.streams import stale_ns
@@ -32,7 +36,7 @@ class Policy:
 
     def __init__(self, me: Me, cfg: Config, vla: VlaPolicy) -> None:
         self._me, self._vla, self._limits = me, vla, limits_of(cfg)
-        self._fingerprint = vla.spec.fingerprint()
+        self._fingerprint = feature_of(cfg, vla.spec)
         self._sensor, self._robot = me.reader("sensor"), me.reader("robot")
         self._feature, self._out = me.reader("vl_feature"), me.writer("action_chunk")
         self._record = np.zeros((), schema.CHUNK)
@@ -89,15 +93,36 @@ class Policy:
         self._me.count("chunks")
 
 
+def engine_choice(cfg: Config) -> EngineChoice:
+    """Threads are those of the cores that this process is pinned to, or fewer."""
+    asked, cores = cfg.policy.threads, len(os.sched_getaffinity(0))
+    if asked > cores:
+        raise ConfigError(f"policy.threads = {asked}: the policy has {cores} cores (realtime.cores.policy)")
+    return EngineChoice(cfg.policy.engine, cfg.policy.precision, asked or cores, cfg.policy.max_deviation)
+
+
+def tell(me: Me, report: EngineReport) -> None:
+    """Once, in the log and in the health row: which engine, how long it took, how far it is from the plain module."""
+    me.log.info("%s", report)
+    if report.memory is not None:
+        me.note([report.memory])
+    me.count(f"engine.{report.engine}.{report.precision}")
+    me.gauge("engine_deviation", report.deviation)
+    me.gauge("engine_build_s", report.build_s)
+    me.gauge("engine_load_s", report.load_s)
+
+
 def main(cfg: Config) -> None:
     checkpoint = require_checkpoint(cfg)
     with lifecycle("policy", cfg) as me:
         expect = cfg.policy.model_type or None
         device = resolve_device(cfg.policy.device)
-        vla = load_policy(checkpoint, device, flow_steps=cfg.policy.flow_steps or None, expect_expert=expect)
+        steps = {"flow_steps": cfg.policy.flow_steps or None, "diffusion_steps": cfg.policy.diffusion_steps or None}
+        vla = load_policy(checkpoint, device, expect_expert=expect, choice=engine_choice(cfg), **steps)
         for seed in range(3):
             vla.predict(vla.spec.fake_observation(seed), seed)
-        me.log.info("%s on %s, fingerprint %016x", checkpoint, device, vla.spec.fingerprint())
+        me.log.info("%s on %s, fingerprint %016x", checkpoint, device, feature_of(cfg, vla.spec))
+        tell(me, vla.engine_report)
         policy = Policy(me, cfg, vla)
         me.ready()
         for _ in me.ticks(cfg.policy.rate_hz):

@@ -5,112 +5,156 @@ Writes  vl_feature, republished after each encode with the arrival time of every
 Late    nothing waits for it: a view whose frame changed meanwhile is encoded from the newest one, the rest is skipped
 
 A per_view model is encoded rolling, the view that has waited longest first: the mean of per-view vectors is an exact
-function of the newest frame of each view, and the visual age halves. A joint model needs a new set of all views.
+function of the newest frame of each view, and the visual age halves. A joint model needs a new set of all views; each
+is worked on when its frame comes, so that after the last one little is left to do.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
 
 from rtvla import schema
 from rtvla.clock import SECOND, now_ns
 from rtvla.config import Config
+from rtvla.errors import ConfigError
 from rtvla.models.checkpoint import load_vl_encoder
+from rtvla.models.qwen_approximate import deviation
 from rtvla.models.qwen_vl import VLEncoder
 from rtvla.procs.lifecycle import Me, lifecycle
-from rtvla.procs.model_setup import require_checkpoint, resolve_device
-from rtvla.shm.ring import RingReader
+from rtvla.procs.model_setup import approximation_of, feature_of, require_checkpoint, resolve_device
+from rtvla.procs.view_source import Frame, ViewSource
 
 _IDLE_S = 0.01  # the view that is waited for may be the one whose camera is gone
+
+F32 = npt.NDArray[np.float32]
 
 
 class Encoder:
     """Keeps what each view was last encoded from, picks what is worth encoding next, publishes the feature."""
 
     def __init__(self, me: Me, cfg: Config, model: VLEncoder) -> None:
-        self._me, self._model, self._spec = me, model, model.spec
-        self._views = [schema.VIEWS.index(view) for view in model.spec.views]
-        self._readers = {at: me.reader(f"frame.{schema.VIEWS[at]}") for at in self._views}
+        self._me, self._model = me, model
+        settings, spec = cfg.vl_encoder, model.spec
+        if settings.skip_below and (spec.vl_sequence == "joint" or not settings.rolling):
+            raise ConfigError(
+                f"vl_encoder.skip_below = {settings.skip_below}: is for a per_view model that is encoded rolling"
+            )
+        interval_ns = int(settings.reuse * SECOND / cfg.policy.rate_hz)
+        self.views = [ViewSource(me, view, interval_ns, settings.skip_below) for view in spec.views]
+        self._step = {
+            ("per_view", True): self._one_view,
+            ("per_view", False): self._all_views,
+            ("joint", True): self._next_of_set,
+            ("joint", False): self._all_views,
+        }[spec.vl_sequence, settings.rolling]
         self._out = me.writer("vl_feature")
         self._record = np.zeros((), schema.VL_FEATURE)
-        self._record["fingerprint"], self._record["dim"] = model.spec.fingerprint(), model.spec.vl_dim
+        self._record["fingerprint"], self._record["dim"] = feature_of(cfg, spec), spec.vl_dim
         last = me.reader("vl_feature").newest()
         self._updates = int(last["update_number"]) if last is not None else 0  # numbers go on after a restart
-        self._interval_ns = int(cfg.vl_encoder.reuse * SECOND / cfg.policy.rate_hz)
-        self._heads = dict.fromkeys(self._views, 0)  # frames seen of each view when it was last encoded
-        self._begun_ns = dict.fromkeys(self._views, -self._interval_ns)
-        self._vectors: dict[int, npt.NDArray[np.float32]] = {}
-        self._renewed: dict[int, int] = {}  # view -> encode time, since the last whole set
+        self._vectors: dict[str, F32] = {}
+        self._set: dict[str, tuple[int, int]] = {}  # views of the joint set under way -> size of their frame
+        self._renewed: dict[str, int] = {}  # view -> encode time, since the last whole set
+        self._replays = 0
 
     def step(self) -> bool:
         """Encode what is due. False if nothing is."""
-        now, slack = now_ns(), self._interval_ns // 20
-        fresh = [
-            at
-            for at in self._views
-            if self._readers[at].head > self._heads[at] and now - self._begun_ns[at] >= self._interval_ns - slack
-        ]
-        if self._spec.vl_sequence == "joint":
-            if len(fresh) < len(self._views):
-                return False
-            self._encode_set(now)
-        elif not fresh:
-            return False
-        else:
-            self._encode_view(min(fresh, key=lambda at: self._begun_ns[at]), now)
-        return True
+        now = now_ns()
+        due = [view for view in self.views if view.is_due(now)]
+        return bool(due) and self._step(due)
 
     def wait(self) -> None:
         """Sleep until the view that is next in turn has a new frame, but not for long: others may have one sooner."""
-        at = min(self._views, key=lambda at: self._begun_ns[at])
-        if self._readers[at].head > self._heads[at]:  # there is one already, and it is not due yet
+        view = min(self.views, key=lambda view: view.begun_ns)
+        if view.has_new:  # there is one already, and it is not due yet
             self._me.stop.wait(_IDLE_S)
         else:
-            self._readers[at].wait(self._heads[at], _IDLE_S)
+            view.wait(_IDLE_S)
 
-    def _encode_view(self, at: int, begun_ns: int) -> None:
-        frame = self._take(at, begun_ns)
+    def _one_view(self, due: list[ViewSource]) -> bool:
+        """The view that has waited longest."""
+        view = min(due, key=lambda view: view.begun_ns)
+        frame = view.take()
         if frame is None:
-            return
-        self._vectors[at] = self._model.encode_view(frame)
-        took_ns = now_ns() - begun_ns
-        self._renewed[at] = took_ns
-        if len(self._vectors) == len(self._views):
-            stacked = np.stack([self._vectors[at] for at in self._views])
+            return True
+        self._vectors[view.name] = self._vector_of(view, frame)
+        took_ns = self._note(view, frame)
+        if len(self._vectors) == len(self.views):
+            stacked = np.stack([self._vectors[view.name] for view in self.views])
             self._publish(self._model.pool(stacked), took_ns)
+        return True
 
-    def _encode_set(self, begun_ns: int) -> None:
-        frames = [self._take(at, begun_ns) for at in self._views]
+    def _vector_of(self, view: ViewSource, frame: Frame) -> F32:
+        kept = self._vectors.get(view.name) if view.is_unchanged(frame) else None
+        if kept is not None:
+            self._me.count("skipped")
+            if not view.must_look():
+                return kept
+        exact = self._model.encode_view(frame.rgb)
+        view.encoded(frame)
+        if kept is not None:
+            self._me.gauge("skip_deviation", deviation(kept, exact).relative)
+        return exact
+
+    def _next_of_set(self, due: list[ViewSource]) -> bool:
+        """The first view that the set under way lacks; if none of those is there, a newer frame of one that it has."""
+        view = min(due, key=lambda view: (view.name in self._set, self.views.index(view)))
+        frame = view.take()
+        if frame is None:
+            return True
+        height, width, _ = frame.rgb.shape
+        if self._set and (height, width) not in self._set.values():
+            self._give_up_streaming()
+            return True
+        self._set[view.name] = (height, width)
+        stream = self._model.stream(height, width)
+        stream.put(self.views.index(view), self._model.tensor([frame.rgb]))
+        feature = stream.feature()
+        took_ns = self._note(view, frame)
+        if feature is not None:
+            self._publish(feature, took_ns)
+            stream.begin()
+            self._set = {}
+        return True
+
+    def _give_up_streaming(self) -> None:
+        self._me.log.warning("the views have frames of different sizes: encoded as whole sets, later and slower")
+        self._step = self._all_views
+
+    def _all_views(self, due: list[ViewSource]) -> bool:
+        """A new frame of each, all at once."""
+        if len(due) < len(self.views):
+            return False
+        frames = [view.take() for view in self.views]
         whole = [frame for frame in frames if frame is not None]
         if len(whole) < len(frames):
-            return
-        feature = self._model.encode_joint(whole)
-        took_ns = now_ns() - begun_ns
-        self._renewed = dict.fromkeys(self._views, 0) | {self._views[0]: took_ns}
+            return True
+        pictures = [frame.rgb for frame in whole]
+        if self._model.spec.vl_sequence == "joint":
+            feature = self._model.encode_joint(pictures)
+        elif len({picture.shape for picture in pictures}) == 1:
+            feature = self._model.pool(self._model.encode_views(pictures))
+        else:
+            feature = self._model.pool(np.stack([self._model.encode_view(picture) for picture in pictures]))
+        took_ns = max([self._note(view, frame) for view, frame in zip(self.views, whole, strict=True)])
+        self._renewed = dict.fromkeys(self._renewed, 0) | {self.views[0].name: took_ns}
         self._publish(feature, took_ns)
+        return True
 
-    def _take(self, at: int, begun_ns: int) -> npt.NDArray[np.uint8] | None:
-        """The newest frame of a view as (H, W, 3) RGB; it goes on record as what the next feature is made of."""
-        record = newest(self._readers[at])
-        self._heads[at], self._begun_ns[at] = int(record["index"]) + 1, begun_ns
-        try:
-            frame = simplejpeg.decode_jpeg(record["jpeg"][: int(record["n_bytes"])].tobytes(), "RGB")
-        except ValueError as error:  # camera_ingest has decoded it at an eighth of the size; the colours are new
-            self._me.count("dropped.bad_jpeg")
-            self._me.events.warn("bad_jpeg", error)
-            return None
-        self._record["view_received_ns"][at] = record["received_ns"]
-        self._record["view_index"][at] = record["index"]
-        return frame
+    def _note(self, view: ViewSource, frame: Frame) -> int:
+        """It goes on record that the next feature is made of this frame. Returns the time since it was taken."""
+        at, took_ns = schema.VIEWS.index(view.name), now_ns() - frame.begun_ns
+        self._record["view_received_ns"][at], self._record["view_index"][at] = frame.received_ns, frame.index
+        self._renewed[view.name] = took_ns
+        return took_ns
 
-    def _publish(self, feature: npt.NDArray[np.float32], took_ns: int) -> None:
+    def _publish(self, feature: F32, took_ns: int) -> None:
         record = self._record
         if not np.isfinite(feature).all():
             self._me.count("dropped.not_finite")
             return
-        if len(self._renewed) == len(self._views):
+        if len(self._renewed) == len(self.views):
             self._updates += 1
             record["update_ns"] = sum(self._renewed.values())
             self._me.count("updates")
@@ -121,30 +165,24 @@ class Encoder:
         record["published_ns"] = now_ns()
         self._out.put(record)
         self._me.count("features")
-
-
-def newest(reader: RingReader) -> np.void:
-    record = reader.newest()
-    if record is None:
-        raise RuntimeError("a frame was announced and is not there")  # head > 0 was seen: cannot happen
-    return record
+        self._me.gauge("cuda_graph", float(self._model.replays > self._replays))  # whether this encode was a replay
+        self._replays = self._model.replays
 
 
 def main(cfg: Config) -> None:
-    checkpoint = require_checkpoint(cfg)
+    checkpoint, settings = require_checkpoint(cfg), cfg.vl_encoder
     with lifecycle("vl_encoder", cfg) as me:
-        device = resolve_device(cfg.vl_encoder.device)
-        model = load_vl_encoder(checkpoint, cfg.vl_encoder.task_name, device)
-        frames = model.spec.fake_frames(0)
-        for _ in range(2):
-            if model.spec.vl_sequence == "joint":
-                model.encode_joint(frames)
-            else:
-                model.encode_view(frames[0])
-        me.log.info(
-            "%s on %s, %s, fingerprint %016x", checkpoint, device, model.spec.vl_sequence, model.spec.fingerprint()
-        )
+        device = resolve_device(settings.device)
+        model = load_vl_encoder(checkpoint, settings.task_name, device, approximation_of(cfg))
         encoder = Encoder(me, cfg, model)
+        sizes = [size for view in encoder.views if (size := view.size()) is not None]
+        model.prepare(settings.engine, sizes, settings.rolling)
+        found = model.check()
+        me.gauge("deviation", found.relative)
+        me.log.info(
+            "%s on %s by %s, %s, fingerprint %016x; from the plain transformers call: %s",
+            *(checkpoint, device, model.engine.name, model.spec.vl_sequence, feature_of(cfg, model.spec), found),
+        )
         me.ready()
         while me.running:
             if not encoder.step():

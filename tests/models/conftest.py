@@ -38,3 +38,9 @@ def encoder(tiny: Path) -> VLEncoder:
 @pytest.fixture(scope="session")
 def joint_encoder(tiny_regression: Path) -> VLEncoder:
     return load_vl_encoder(tiny_regression, "eye")
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever lies in the hub's cache of this machine is none of the test's business."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

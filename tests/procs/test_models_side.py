@@ -10,6 +10,7 @@ from fakes import FakeEncoder, FakeMe, FakeVla, spec
 from rtvla import schema
 from rtvla.clock import MS, now_ns
 from rtvla.config import Config
+from rtvla.procs.model_setup import feature_of
 from rtvla.procs.policy import Policy
 from rtvla.procs.vl_encoder import Encoder
 from rtvla.shm.hub import Hub
@@ -41,7 +42,7 @@ class Inputs:
 def test_a_chunk_names_all_that_it_was_made_from(hub: Hub) -> None:
     inputs, me, vla = Inputs(hub), FakeMe(hub), FakeVla(spec())
     policy = Policy(me, Config(), vla)  # type: ignore[arg-type]
-    inputs.fill(vla.spec.fingerprint())
+    inputs.fill(feature_of(Config(), vla.spec))
     policy.tick()
     policy.tick()
     chunks = hub.reader("action_chunk").latest(2)
@@ -64,7 +65,7 @@ def test_a_chunk_names_all_that_it_was_made_from(hub: Hub) -> None:
 def test_without_a_whole_observation_there_is_no_chunk_but_a_count(hub: Hub, fill: dict[str, int], why: str) -> None:
     inputs, me, vla = Inputs(hub), FakeMe(hub), FakeVla(spec())
     policy = Policy(me, Config(), vla)  # type: ignore[arg-type]
-    inputs.fill(**{"fingerprint": vla.spec.fingerprint(), **fill})
+    inputs.fill(**{"fingerprint": feature_of(Config(), vla.spec), **fill})
     policy.tick()
     assert me.counted == {f"no_chunk.{why}": 1} and hub.reader("action_chunk").head == 0
 
@@ -73,7 +74,7 @@ def test_a_chunk_that_is_not_finite_is_not_published(hub: Hub) -> None:
     inputs, me = Inputs(hub), FakeMe(hub)
     vla = FakeVla(spec(), np.full((8, 7), np.nan, np.float32))
     policy = Policy(me, Config(), vla)  # type: ignore[arg-type]
-    inputs.fill(vla.spec.fingerprint())
+    inputs.fill(feature_of(Config(), vla.spec))
     policy.tick()
     assert me.counted == {"no_chunk.not_finite": 1}
 
@@ -82,8 +83,8 @@ class Cameras:
     def __init__(self, hub: Hub) -> None:
         self.rings: list[RingWriter] = [hub.writer(f"frame.{view}") for view in schema.VIEWS]
 
-    def frame(self, at: int, grey: int, received_ns: int | None = None) -> None:
-        jpeg = simplejpeg.encode_jpeg(np.full((16, 16, 3), grey, np.uint8), 95)
+    def frame(self, at: int, grey: int, received_ns: int | None = None, side: int = 16) -> None:
+        jpeg = simplejpeg.encode_jpeg(np.full((side, side, 3), grey, np.uint8), 95)
         record = np.zeros((), schema.FRAME)
         record["received_ns"], record["n_bytes"] = received_ns or now_ns(), len(jpeg)
         record["jpeg"][: len(jpeg)] = np.frombuffer(jpeg, np.uint8)
@@ -128,17 +129,6 @@ def test_only_the_newest_frame_of_a_view_is_encoded(hub: Hub) -> None:
     newest = hub.reader("vl_feature").newest()
     assert newest is not None
     assert newest["feature"][0] == pytest.approx(100, abs=1) and newest["view_index"].tolist() == [2] * 5
-
-
-def test_a_joint_model_waits_for_a_new_set(hub: Hub) -> None:
-    cameras = Cameras(hub)
-    joint, me = encoder(hub, vl_sequence="joint")
-    for at in range(4):
-        cameras.frame(at, 10)
-        assert not joint.step()
-    cameras.frame(4, 10)
-    assert joint.step() and not joint.step()
-    assert me.counted == {"updates": 1, "features": 1}
 
 
 def test_reuse_bounds_how_often_a_view_is_encoded(hub: Hub) -> None:

@@ -1,0 +1,129 @@
+"""`rtvla bench gpu`: the full-size models with random weights on one GPU; no network, no checkpoint, no shared memory.
+
+Parts, in this order: `encode` (the plain transformers call and ours; views, sizes, sequence; FLOPs, share of the peak
+of matrix products), `action` (each expert by each engine), `shared` (the action model beside the encoder: two
+processes, MPS, two streams), `deployed` (the encoder by its own engine; on a GPU that builds for minutes a shape). Each
+part is a process of its own: one that fails or hangs takes nothing with it. Every row is printed and kept in
+DIR/rows.jsonl at once; at the end report.txt, results.json and pictures are made of them (--render makes them of what
+a killed run has left). --device cpu --preset tiny runs every part without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rtvla.errors import ConfigError
+from rtvla.tools.bench_machine import describe
+
+PARTS = {"encode": 0.4, "action": 0.15, "shared": 0.25, "deployed": 0.2}  # share of the minutes
+_GRACE_S = 90.0  # to load and to end the last row, before a part is killed
+_NEEDED = {"torch": "torch", "transformers": "transformers", "safetensors": "safetensors", "PIL": "pillow"}
+_NEEDED |= {"numpy": "numpy", "rich": "rich", "tokenizers": "tokenizers"}
+_SIZES = [(1280, 720), (960, 540), (640, 360), (480, 270)]
+# preset -> (encodes a row, shapes of the part deployed, ticks a row, seconds a setting, picture sizes)
+_EFFORT = {"full": (10, 4, 1000, 12.0, _SIZES), "small": (5, 4, 50, 3.0, _SIZES), "tiny": (1, 1, 3, 0.1, [(192, 108)])}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help="(benchmarks/results/DATE-gpu)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no row is begun after its share (%(default)g)")
+    parser.add_argument("--device", default="cuda", help="(%(default)s)")
+    parser.add_argument("--preset", choices=list(_EFFORT), default="full", help="size of the models (%(default)s)")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="(all)")
+    parser.add_argument("--render", action="store_true", help="only make the report of what DIR/rows.jsonl holds")
+    parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)  # the process of one part
+
+
+def run(args: argparse.Namespace) -> int:
+    missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigError(f"{sys.executable} lacks {', '.join(missing)}: install them, or name another RTVLA_PYTHON")
+    folder = args.out or Path("benchmarks/results") / f"{datetime.now(UTC):%Y%m%d}-gpu"
+    if args.part:
+        run_part(args.part, args, folder)
+        return 0
+    if not args.render:
+        _measure(args, folder)
+    from rtvla.tools import bench_gpu_report
+
+    written = bench_gpu_report.write(folder)
+    print((folder / "report.txt").read_text())
+    print("written:", *written, sep="\n  ")
+    return 0
+
+
+def _measure(args: argparse.Namespace, folder: Path) -> None:
+    from rtvla.tools.bench_gpu_rows import Rows, begin
+    from rtvla.tools.model_source import resolve_device
+
+    resolve_device(args.device)
+    begin(folder)
+    head = Rows(folder, "machine", 0)
+    head.add(machine=describe("torch", "transformers") | {"gpu": _gpu(), "preset": args.preset})
+    options = ["--device", args.device, "--preset", args.preset, "--minutes", str(args.minutes), "--out", str(folder)]
+    whole = sum(PARTS[part] for part in args.parts)
+    for part in args.parts:
+        limit_s = 60 * args.minutes * PARTS[part] / whole
+        command = [sys.executable, "-m", "rtvla.tools.bench_gpu", *options, "--part", part, "--parts", *args.parts]
+        try:
+            code = subprocess.run(command, timeout=limit_s + _GRACE_S, check=False).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        if code:
+            why = "was killed: it did not end" if code == -1 else f"ended with code {code}; its error is above"
+            head.add(part, what="the rest of this part", failed=why)
+    head.close()
+
+
+def run_part(part: str, args: argparse.Namespace, folder: Path) -> None:
+    from rtvla.tools import bench_gpu_action, bench_gpu_encode, bench_gpu_shared
+    from rtvla.tools.bench_gpu_rows import Rows
+
+    encodes, deployed, ticks, seconds, sizes = _EFFORT[args.preset]
+    share = PARTS[part] / sum(PARTS[one] for one in args.parts)
+    rows = Rows(folder, part, 60 * args.minutes * share)
+    where = (rows, args.preset, args.device)
+    try:
+        if part == "encode":
+            bench_gpu_encode.run(*where, encodes, sizes)
+        elif part == "action":
+            bench_gpu_action.run(*where, ticks)
+        elif part == "shared":
+            bench_gpu_shared.run(*where, seconds)
+        else:
+            bench_gpu_encode.run_deployed(*where, encodes, sizes, deployed)
+    finally:
+        rows.close()
+
+
+def _gpu() -> str:
+    """Name, memory, driver and power limit, as nvidia-smi says them."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version,power.limit", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"nvidia-smi: {error}"
+
+
+def main() -> int:
+    """Without the command `rtvla`, whose own imports a machine for benchmarks need not have."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rtvla.tools.bench_gpu",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args())
+    except ConfigError as error:
+        print(f"rtvla bench gpu: {error}", file=sys.stderr)
+        return 78
+
+
+if __name__ == "__main__":
+    sys.exit(main())
