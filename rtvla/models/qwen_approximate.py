@@ -46,14 +46,14 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = linear.weight.float()
         scale = _scale(weight)
-        self.register_buffer("weight", (weight / scale).round().to(torch.int8).T.contiguous())
+        self.register_buffer("weight", (weight / scale).round().to(torch.int8))
         self.register_buffer("scale", scale[:, 0])
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.flatten(0, -2).float()
         scale = _scale(rows)
-        product = torch._int_mm((rows / scale).round().to(torch.int8), self.weight).float() * scale * self.scale
+        product = torch._int_mm((rows / scale).round().to(torch.int8), self.weight.T).float() * scale * self.scale
         product = product if self.bias is None else product + self.bias
         return product.to(x.dtype).unflatten(0, x.shape[:-1])
 

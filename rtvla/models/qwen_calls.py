@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +44,12 @@ class Calls:
         self._prepared: dict[tuple[int, Shape], Call] = {}
         self._streams: dict[Shape, JointStream] = {}
         self._layout = functools.lru_cache(maxsize=16)(self._lay_out)
-        self._unprepared = functools.lru_cache(maxsize=16)(self._build)
+        self._unprepared = functools.lru_cache(maxsize=16)(self._without_engine)
 
     def run(self, given: torch.Tensor, sequences: int) -> torch.Tensor:
         """What `tensor` made of frames, divided among the sequences -> (sequences, D) float32."""
         shape = self._shape_given(given.shape[1], given.shape[2])
-        call = self._prepared.get((sequences, shape)) or self._unprepared(sequences, shape, self._eager)
+        call = self._prepared.get((sequences, shape)) or self._unprepared(sequences, shape)
         (vectors,) = as_tuple(call(given))
         return vectors
 
@@ -61,21 +61,31 @@ class Calls:
             frames = [qwen_input.resize(frame, self._spec) for frame in frames]
         return torch.from_numpy(np.stack(frames))
 
-    def prepare(self, engine: Engine, height: int, width: int, sequences: int) -> None:
-        """Have `engine` run the frames of this size. Takes seconds, with a compiler minutes."""
-        shape = self._shape(height, width)
-        self._prepared[sequences, shape] = self._build(sequences, shape, engine)
-
-    def prepare_stream(self, engine: Engine, height: int, width: int) -> None:
-        shape = self._shape(height, width)
-        self._streams[shape] = self._build_stream(shape, engine)
+    def prepare(self, engine: Engine, sizes: Iterable[Size], sequences: int) -> None:
+        """Have `engine` run so many sequences of frames of these sizes; 0: a stream."""
+        for shape in {self._shape(*size) for size in sizes}:
+            if sequences:
+                self._prepared[sequences, shape] = self._build(sequences, shape, engine)
+            else:
+                self._streams[shape] = self._build_stream(shape, engine)
 
     def stream(self, height: int, width: int) -> JointStream:
         """The one for frames of this size; the same at each call."""
         shape = self._shape(height, width)
         if shape not in self._streams:
+            self._warn_unprepared(shape)
             self._streams[shape] = self._build_stream(shape, self._eager)
         return self._streams[shape]
+
+    def _without_engine(self, sequences: int, shape: Shape) -> Call:
+        self._warn_unprepared(shape)
+        return self._build(sequences, shape, self._eager)
+
+    def _warn_unprepared(self, shape: Shape) -> None:
+        if self._prepared or self._streams:
+            LOG.warning(
+                "%s was not prepared for: encoded WITHOUT THE ENGINE, slower; restart with the cameras on", shape
+            )
 
     def _shape_given(self, height: int, width: int) -> Shape:
         """Of frames as `tensor` gives them."""

@@ -119,7 +119,7 @@ class CudaGraph:
 
 def compiled(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Call:
     """As one graph of fused kernels, or, said loudly, as it is where that cannot be built."""
-    run: Call = torch.compile(module, fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")
+    run: Call = torch.compile(module, fullgraph=True, dynamic=False)
     try:
         run(*inputs)
     except RuntimeError as error:

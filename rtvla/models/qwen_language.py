@@ -33,10 +33,12 @@ class StaticLanguage(nn.Module):
         self.layers, self.norm = language.layers, language.norm
         device = language.embed_tokens.weight.device
         cos, sin = text_tables(language, positions[:, begin:end].to(device))
-        sees = torch.ones(end - begin, end, dtype=torch.bool, device=device).tril(begin)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        self.register_buffer("mask", sees if begin else None, persistent=False)
+        self._begin, sees = begin, None
+        if begin > end - begin:  # else attention without a mask, which skips the half that is not seen, is faster
+            sees = torch.ones(end - begin, end, dtype=torch.bool, device=device).tril(begin)
+        self.register_buffer("mask", sees, persistent=False)
 
     def forward(self, x: torch.Tensor, past: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """x (B, S, D); past (layers, 2, 1, heads, begin, head size) -> states (B, S, D), the same of these tokens."""
@@ -67,5 +69,9 @@ class StaticLanguage(nn.Module):
         # each pair of key and value serves several queries; spelled out, since not every backend has it built in
         repeats = own_heads // shared_heads
         k, v = (t.unsqueeze(2).expand(-1, -1, repeats, -1, -1).flatten(1, 2) for t in (k, v))
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, is_causal=self.mask is None)
+        if self.mask is None:  # with a row of zeros for each earlier token, so that rows and columns agree
+            rows = functional.pad(q, (0, 0, self._begin, 0))
+            mixed = functional.scaled_dot_product_attention(rows, k, v, is_causal=True)[:, :, self._begin :]
+        else:
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
         return module.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1)), own

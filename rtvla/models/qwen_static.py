@@ -49,7 +49,8 @@ class StaticPictures(nn.Module):
     def __init__(self, model: Any, views: int, frame: Size, stages: Sequence[Size], grid: Grid) -> None:
         """`stages`: the sizes that the frames are resized to here; none if they come in the size of `grid`."""
         super().__init__()
-        self.resize, self.vision = Resize(frame, stages), StaticVision(model.visual, views, grid)
+        self.vision = StaticVision(model.visual, views, grid)
+        self.resize = Resize(frame, stages).to(self.vision.order.device)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = self.vision(cut_patches(self.resize(frames), self.vision.order))

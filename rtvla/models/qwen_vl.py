@@ -68,33 +68,31 @@ class VLEncoder:
             raise CheckpointError(f'task "{task}": "<|" would be read as a control token; name the task in plain words')
         self.prompt = self.spec.prompt.format(task=task)
         self.engine: Engine = Eager(self._device)
-        self._rolling = True
+        self._rolling, self._sizes = True, [(self.spec.image_height, self.spec.image_width)]
         self._calls = Calls(self.spec, self._parts, self._tokenize, self.prompt, self._device)
 
     def prepare(self, engine: str = "auto", sizes: Sequence[Size] = (), rolling: bool = True) -> None:
-        """Have an engine of qwen_engine.NAMES run what comes: frames of the spec's size and of `sizes` (rows, columns).
+        """Have an engine of qwen_engine.NAMES run what comes: frames of `sizes` (rows, columns), or of the spec's size.
 
         `rolling`: one view at a time (encode_view, or stream for a joint model); else all views at once. Other calls
         and other sizes still work, slower. Takes seconds; minutes where a GPU's kernels are compiled.
         """
-        self._rolling = rolling
+        self._rolling, self._sizes = rolling, list(sizes) or self._sizes
         try:
-            self._prepare(choose(engine, self._device, self.approximation), sizes)
+            self._prepare(choose(engine, self._device, self.approximation))
         except RuntimeError as error:
             if engine != "auto":
                 raise
             LOG.warning("the VL encoder runs WITHOUT AN ENGINE, and slower: %s", str(error).strip()[:500])
-            self._prepare(Eager(self._device), sizes)
+            self._prepare(Eager(self._device))
 
-    def _prepare(self, engine: Engine, sizes: Sequence[Size]) -> None:
+    def _prepare(self, engine: Engine) -> None:
         self.engine = engine
-        views = len(self.spec.views)
-        for height, width in {(self.spec.image_height, self.spec.image_width), *sizes}:
-            if self.spec.vl_sequence == "joint" and self._rolling:
-                self._calls.prepare_stream(engine, height, width)
-            else:
-                is_one = self.spec.vl_sequence == "joint" or self._rolling
-                self._calls.prepare(engine, height, width, 1 if is_one else views)
+        if self.spec.vl_sequence == "joint":
+            sequences = 0 if self._rolling else 1
+        else:
+            sequences = 1 if self._rolling else len(self.spec.views)
+        self._calls.prepare(engine, self._sizes, sequences)
 
     @property
     def replays(self) -> int:
@@ -150,7 +148,8 @@ class VLEncoder:
 
     def check(self) -> Deviation:
         """How far the feature of drawn frames is from that of the plain call. CheckpointError if it may not be."""
-        frames = self.spec.fake_frames(0)
+        draw = np.random.default_rng(0)
+        frames = [draw.integers(0, 256, (*self._sizes[0], 3), np.uint8) for _ in self.spec.views]
         if self.spec.vl_sequence == "joint":
             exact = self.token_states([frames])
             given = self._by_stream(frames) if self._rolling else self.encode_joint(frames)
@@ -166,7 +165,7 @@ class VLEncoder:
         return found
 
     def _by_stream(self, frames: Sequence[Rgb]) -> F32:
-        stream = self.stream(self.spec.image_height, self.spec.image_width)
+        stream = self.stream(*self._sizes[0])
         stream.begin()
         for at, frame in enumerate(frames):
             stream.put(at, self.tensor([frame]))

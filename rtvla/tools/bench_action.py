@@ -11,6 +11,7 @@ from the straightforward module's on the same observations. Prints a table; the 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -183,12 +184,13 @@ def serve(answers: Connection, job: Job, small: bool, place: Path) -> None:
     model = random_action_model(job.family, job.expert, job.steps, sizes=SMALL if small else None)
     folder = place / f"{job.family}-{job.expert}"
     folder.mkdir(exist_ok=True)
-    (folder / "checksums.json").write_text(json.dumps({"random": folder.name, "small": small}))
+    sums = [hashlib.sha256(value.numpy()).hexdigest() for value in model.state_dict().values()]
+    (folder / "checksums.json").write_text(json.dumps({"small": small, "sums": sums}))
     choice = EngineChoice(job.engine, job.precision, job.threads, max_deviation=float("inf"))
     try:
         policy = VlaPolicy(model, "cpu", choice, folder)
     except RtvlaError as error:
-        answers.send(f"{job.label}: {error}")
+        answers.send(f"{job.family} {job.expert}, {job.threads} threads, {job.label}: {error}")
         return
     del model
     given = [policy.spec.fake_observation(seed) for seed in range(_COMPARED)]

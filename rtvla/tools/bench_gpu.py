@@ -12,31 +12,36 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rtvla.errors import ConfigError
 from rtvla.tools.bench_machine import describe
 
-PARTS = {"encode": 0.4, "action": 0.15, "shared": 0.25, "deployed": 0.2}  # share of the minutes
-_GRACE_S = 90.0  # to load and to end the last row, before a part is killed
+PARTS = {"encode": 0.35, "action": 0.1, "shared": 0.25, "deployed": 0.3}  # share of the minutes
+_GRACE_S = 60.0  # to end the last row, before a part is killed
 _NEEDED = {"torch": "torch", "transformers": "transformers", "safetensors": "safetensors", "PIL": "pillow"}
 _NEEDED |= {"numpy": "numpy", "rich": "rich", "tokenizers": "tokenizers"}
 _SIZES = [(1280, 720), (960, 540), (640, 360), (480, 270)]
 # preset -> (encodes a row, shapes of the part deployed, ticks a row, seconds a setting, picture sizes)
-_EFFORT = {"full": (10, 4, 1000, 12.0, _SIZES), "small": (5, 4, 50, 3.0, _SIZES), "tiny": (1, 1, 3, 0.1, [(192, 108)])}
+_EFFORT = {"full": (10, 2, 1000, 12.0, _SIZES), "small": (5, 2, 50, 3.0, _SIZES), "tiny": (1, 1, 3, 0.1, [(192, 108)])}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="(benchmarks/results/DATE-gpu)")
-    parser.add_argument("--minutes", type=float, default=8.0, help="no row is begun after its share (%(default)g)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no row is begun after these (%(default)g)")
     parser.add_argument("--device", default="cuda", help="(%(default)s)")
     parser.add_argument("--preset", choices=list(_EFFORT), default="full", help="size of the models (%(default)s)")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="(all)")
     parser.add_argument("--render", action="store_true", help="only make the report of what DIR/rows.jsonl holds")
-    parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)  # the process of one part
+    # for the process of one part
+    parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=60.0, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,19 +70,30 @@ def _measure(args: argparse.Namespace, folder: Path) -> None:
     begin(folder)
     head = Rows(folder, "machine", 0)
     head.add(machine=describe("torch", "transformers") | {"gpu": _gpu(), "preset": args.preset})
-    options = ["--device", args.device, "--preset", args.preset, "--minutes", str(args.minutes), "--out", str(folder)]
-    whole = sum(PARTS[part] for part in args.parts)
-    for part in args.parts:
-        limit_s = 60 * args.minutes * PARTS[part] / whole
-        command = [sys.executable, "-m", "rtvla.tools.bench_gpu", *options, "--part", part, "--parts", *args.parts]
-        try:
-            code = subprocess.run(command, timeout=limit_s + _GRACE_S, check=False).returncode
-        except subprocess.TimeoutExpired:
-            code = -1
-        if code:
-            why = "was killed: it did not end" if code == -1 else f"ended with code {code}; its error is above"
+    options = ["--device", args.device, "--preset", args.preset, "--out", str(folder)]
+    end_s = time.monotonic() + 60 * args.minutes
+    for at, part in enumerate(args.parts):
+        share = PARTS[part] / sum(PARTS[later] for later in args.parts[at:])  # of what is left
+        limit_s = max(0.0, end_s - time.monotonic()) * share
+        command = [sys.executable, "-m", "rtvla.tools.bench_gpu", *options, "--part", part, "--seconds", str(limit_s)]
+        why = _run_part_process(command, limit_s + _GRACE_S)
+        if why:
             head.add(part, what="the rest of this part", failed=why)
     head.close()
+
+
+def _run_part_process(command: list[str], limit_s: float) -> str:
+    """Why it failed, or nothing. One that does not end is killed with all that it has started."""
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        code = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return f"did not end within {limit_s:.0f} s and was killed"
+    finally:
+        if process.poll() is None:  # also at Ctrl-C
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return f"ended with code {code}; its error is above" if code else ""
 
 
 def run_part(part: str, args: argparse.Namespace, folder: Path) -> None:
@@ -85,8 +101,7 @@ def run_part(part: str, args: argparse.Namespace, folder: Path) -> None:
     from rtvla.tools.bench_gpu_rows import Rows
 
     encodes, deployed, ticks, seconds, sizes = _EFFORT[args.preset]
-    share = PARTS[part] / sum(PARTS[one] for one in args.parts)
-    rows = Rows(folder, part, 60 * args.minutes * share)
+    rows = Rows(folder, part, args.seconds)
     where = (rows, args.preset, args.device)
     try:
         if part == "encode":

@@ -103,9 +103,9 @@ class Encoding:
         spec = vl_spec(preset)
         whole = random_backbone(preset, spec.dtype, device)
         encoder = VLEncoder(spec, Backbone(whole.model, StandInTokenizer(preset)), "eye", device)
-        with unfused(device):
-            prepare(encoder, graphs_of(device))
         frames = spec.fake_frames(0)
+        with unfused(device):
+            prepare(encoder, graphs_of(device), frames)
         self._encode = lambda: encode_set(encoder, frames)
         self._stop, self._warm = threading.Event(), threading.Event()
         self._took: list[int] = []

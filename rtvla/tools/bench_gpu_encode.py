@@ -90,9 +90,10 @@ class Bench:
                 self._ours(spec, frames, title, engine, flops["total"], feature)
 
     def _ours(self, spec: ModelSpec, frames: Any, title: str, engine: str, flops: float, feature: Any) -> None:
-        ways = {"at once": (False, encode_at_once)}
-        if spec.vl_sequence == "per_view":
-            ways["one by one"] = (True, encode_set)
+        """A per_view model in both ways; if deployed, only in the one that the encoder process takes by itself."""
+        ways = {"one by one": (True, encode_set)} if spec.vl_sequence == "per_view" else {}
+        if title != DEPLOYED or not ways:
+            ways["at once"] = (False, encode_at_once)
         for way, (rolling, encode) in ways.items():
             encoder = VLEncoder(spec, self._backbone, "eye", self._device)
             with contextlib.nullcontext() if title == DEPLOYED else unfused(self._device):
@@ -100,7 +101,15 @@ class Bench:
             values = self._measured(partial(encode, encoder, frames), flops)
             shape = Shape(spec.image_width, spec.image_height, len(spec.views), spec.vl_sequence)
             cosine = _cosine(feature, encode(encoder, frames))
-            self.rows.add("encode", **vars(shape), who=f"{title}, {way}", flops=flops, cosine=cosine, **values)
+            self.rows.add(
+                "encode",
+                **vars(shape),
+                who=f"{title}, {way}",
+                engine=encoder.engine.name,
+                flops=flops,
+                cosine=cosine,
+                **values,
+            )
 
     def _measured(self, call: Any, flops: float) -> dict[str, Any]:
         start_measuring_memory()
@@ -120,6 +129,8 @@ def run(rows: Rows, preset: str, device: str, iterations: int, resolutions: Size
     engines = {"eager": "eager"} | ({"graph": "cuda_graph"} if device != "cpu" else {})
     if device == "cpu":
         rows.skip("encode by graph", "needs CUDA")
+    else:
+        print("graphs of this part are not fused on purpose: that the encoder says NOT COMPILED is no fault here")
     for at, shape in enumerate(shapes(resolutions)):
         if rows.left_s <= 0:
             rows.skip(f"{shape} and what follows it", "no time left")

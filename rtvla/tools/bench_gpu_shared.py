@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,16 +18,19 @@ from rtvla.errors import RtvlaError
 from rtvla.tools.bench_gpu_rows import Rows
 
 _EXPERTS = ("regression", "flow_matching")
+_LIMIT_S = 240.0  # of a process, from its start; a hang of a driver must not stop what follows
 
 
 class Child:
-    """One bench_gpu_child: started, ready when it says so, ended by its result."""
+    """One bench_gpu_child: started, ready when it says so, ended by its result, killed if it takes too long."""
 
-    def __init__(self, role: str, options: list[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, role: str, options: list[str], environment: Mapping[str, str], limit_s: float) -> None:
         command = [sys.executable, "-m", "rtvla.tools.bench_gpu_child", role, *options]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
         )
+        self._limit = threading.Timer(limit_s, self._process.kill)
+        self._limit.start()
 
     def wait_ready(self) -> None:
         assert self._process.stdout is not None
@@ -45,12 +49,14 @@ class Child:
 
     def end(self) -> None:
         """If it is still there: after an error, or because another one failed."""
+        self._limit.cancel()
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
 
 
 def run(rows: Rows, preset: str, device: str, seconds: float) -> None:
+    """`seconds`: of ticks, for each expert in each setting."""
     options = ["--preset", preset, "--device", device, "--seconds", str(seconds), "--experts", *_EXPERTS]
     measure(rows, "alone", "action", options, {}, beside=False)
     measure(rows, "two processes", "action", options, {}, beside=True)
@@ -74,7 +80,7 @@ def measure(
     try:
         with rows.attempt(setting):
             for one in ["encoder"] * beside + [role]:
-                children.append(Child(one, options, environment))
+                children.append(Child(one, options, environment, _LIMIT_S))
                 children[-1].wait_ready()
             found = [child.result() for child in reversed(children)]
             encoder = found[-1].pop("encoder", None)

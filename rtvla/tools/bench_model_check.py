@@ -43,7 +43,7 @@ def prove_encoded(encoder: VLEncoder, frames: Sequence[Rgb], engine: str = "eage
                 f"{len(frames)} frames need {count} {name.replace('_', ' ')}, the encode used {counted[name]}: the "
                 "pictures were not encoded, so its time is not the time of an encode"
             )
-    prepare(encoder, engine)
+    prepare(encoder, engine, frames)
     scale = float(np.abs(feature).max())
     by_engine = encode_set(encoder, frames)
     apart, allowed = _distance(feature, by_engine, scale), _ENGINE_APART[encoder.spec.dtype]

@@ -13,9 +13,10 @@ F32 = npt.NDArray[np.float32]
 Rgb = npt.NDArray[np.uint8]
 
 
-def prepare(encoder: VLEncoder, engine: str) -> None:
-    """For encode_set: a per_view model one view at a time, a joint one all at once."""
-    encoder.prepare(engine, rolling=encoder.spec.vl_sequence == "per_view")
+def prepare(encoder: VLEncoder, engine: str, frames: Sequence[Rgb]) -> None:
+    """For encode_set of such frames: a per_view model one view at a time, a joint one all at once."""
+    sizes = [(frame.shape[0], frame.shape[1]) for frame in frames]
+    encoder.prepare(engine, sizes, rolling=encoder.spec.vl_sequence == "per_view")
 
 
 def encode_at_once(encoder: VLEncoder, frames: Sequence[Rgb]) -> F32:

@@ -63,8 +63,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def _measure(source: ModelSource, spec: ModelSpec, engine: str, iterations: int) -> dict[str, float]:
     encoder = source.encoder(spec)
-    prepare(encoder, engine)
     (frames,) = drawn_sets(spec.image_height, spec.image_width, len(spec.views), 1)
+    prepare(encoder, engine, frames)
     return spread(took_ns(lambda: encode_set(encoder, frames), iterations))
 
 

@@ -69,8 +69,10 @@ def test_each_unexpected_end_leaves_one_black_box_and_the_rest_goes_on(pipeline:
         held = box.records("command")[-1]
         assert (held["kind"], HOLD_REASONS[held["reason"]]) == (HOLD, "policy_dead") and held["decided_ns"] > killed_ns
 
-    os.kill(pipeline.rows()["robot_ingest"]["pid"], signal.SIGSTOP)
+    hung = pipeline.rows()["robot_ingest"]["pid"]
+    os.kill(hung, signal.SIGSTOP)
     pipeline.until(lambda: pipeline.counter("supervisor", "blackbox.written") == 2, "the black box of the hang")
+    pipeline.until(lambda: pipeline.rows()["robot_ingest"]["pid"] != hung, "its end")  # its row still says ready
     pipeline.until(lambda: pipeline.is_ready("robot_ingest"), "its return")
     assert pipeline.stop() == 0, pipeline.output
     _, second = boxes(pipeline.folder())

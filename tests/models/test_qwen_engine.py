@@ -91,11 +91,18 @@ def test_openvino_keeps_what_it_reads(encoder: VLEncoder) -> None:
     assert junk and low.check().relative < 1e-2
 
 
-def test_sizes_that_were_not_prepared_are_encoded_all_the_same(encoder: VLEncoder) -> None:
+def test_sizes_that_were_not_prepared_are_encoded_all_the_same_and_it_is_said(
+    encoder: VLEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
     other = encoder_of(encoder, size=(112, 168), views=1, sequence="per_view")
     other.prepare("eager", [(56, 112)])
-    frames = pictures((84, 140), 1)
-    assert deviation(other.encode_view(frames[0]), plain_feature(other, frames)).relative < 5e-6
+    with caplog.at_level(logging.WARNING):
+        other.encode_view(pictures((56, 112), 1)[0])
+        assert "WITHOUT THE ENGINE" not in caplog.text
+        frames = pictures((168, 112), 1)
+        for _ in range(2):
+            assert deviation(other.encode_view(frames[0]), plain_feature(other, frames)).relative < 5e-6
+    assert caplog.text.count("WITHOUT THE ENGINE") == 1
 
 
 def test_an_engine_that_cannot_be_built_is_left_out_loudly(

@@ -134,14 +134,16 @@ def test_windows_of_one_size_are_one_attention_call(encoder: VLEncoder, monkeypa
     assert [shape[0] for shape in shapes] == [75, 15, 5, 5, 5], "one layer of windows, one of whole views, two of text"
 
 
-def test_text_before_the_first_picture_is_computed_once(encoder: VLEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_before_the_first_picture_is_computed_once(encoder: VLEncoder) -> None:
     other = encoder_of(encoder, size=(112, 168), views=1, sequence="per_view")
     module, given = module_of(other, pictures((112, 168), 1), resizes=False)
-    length = len(layout_of(other, (8, 12), 1).ids)
-    with torch.inference_mode(), counted_attention(monkeypatch) as shapes:
+    tokens: list[int] = []
+    hook = module.language.register_forward_pre_hook(lambda _module, args: tokens.append(args[0].shape[1]))
+    with torch.inference_mode():
         module(given)
-    prefix = module.prefix.states.shape[1]
-    assert prefix > 10 and {shape[2] for shape in shapes[-2:]} == {length - prefix}
+    hook.remove()
+    prefix, length = module.prefix.states.shape[1], len(layout_of(other, (8, 12), 1).ids)
+    assert prefix > 10 and tokens == [length - prefix]
 
 
 @pytest.mark.parametrize("sequence", ["per_view", "joint"])
@@ -172,6 +174,20 @@ def test_nothing_in_it_waits_for_a_value(encoder: VLEncoder) -> None:
     with torch.inference_mode():
         shapes_only = copy.deepcopy(module).to("meta")
         assert shapes_only(given.to("meta")).shape == (3, encoder.spec.vl_dim)
+
+
+@pytest.mark.parametrize("sequence", ["per_view", "joint"])
+def test_everything_in_it_is_where_the_model_is(encoder: VLEncoder, sequence: str) -> None:
+    """Regression: the matrices for resizing stayed on the CPU, which only a GPU would have noticed."""
+    backbone = Backbone(copy.deepcopy(encoder._model).to("meta"), encoder._tokenizer)
+    other = VLEncoder(replace(encoder.spec, vl_sequence=sequence), backbone, "eye", "meta")
+    module, _given = module_of(other, pictures((100, 150), 5), resizes=True)
+    assert {tensor.device.type for tensor in [*module.buffers(), *module.parameters()]} == {"meta"}
+    if sequence == "joint":
+        stream = other.stream(100, 150)
+        for at, frame in enumerate(pictures((100, 150), 5)):
+            stream.put(at, other.tensor([frame]))
+        assert stream.prefilled == 5
 
 
 @pytest.mark.parametrize("size", [(360, 640), (333, 517), (40, 200), (112, 168)])

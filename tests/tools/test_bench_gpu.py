@@ -129,6 +129,14 @@ def test_a_process_that_fails_is_a_row_and_leaves_nothing_running(
     assert row["what"] == "alone" and "ended before it was ready" in row["failed"]
 
 
+def test_a_part_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    """no_process_left, which every test uses, sees to the second half."""
+    command = ["sh", "-c", f"sleep 60 & touch {tmp_path}/up; wait"]
+    assert "was killed" in bench_gpu._run_part_process(command, limit_s=2.0)
+    assert (tmp_path / "up").exists()
+    assert "code 3" in bench_gpu._run_part_process([sys.executable, "-c", "raise SystemExit(3)"], limit_s=60.0)
+
+
 def test_policy_and_encoder_run_in_one_process() -> None:
     found = bench_gpu_child.both_role(
         argparse.Namespace(preset="tiny", device="cpu", experts=["regression"], seconds=0.01)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rtvla import rt
+from rtvla import __version__, rt
 from rtvla.errors import ConfigError
 from rtvla.models.engines import cache, check, rewrite_origin, rewrite_ours
 from rtvla.models.engines.eager import EagerEngine
@@ -128,4 +128,10 @@ def _staged(
 
 def _facts(checkpoint: Path, name: str, precision: str, versions: dict[str, str]) -> dict[str, str]:
     sums = (checkpoint / "checksums.json").read_bytes()
-    return {"checkpoint": hashlib.sha256(sums).hexdigest(), "engine": name, "precision": precision, **versions}
+    return {
+        "checkpoint": hashlib.sha256(sums).hexdigest(),
+        "engine": name,
+        "precision": precision,
+        "rtvla": __version__,
+        **versions,
+    }
