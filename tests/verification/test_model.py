@@ -40,7 +40,11 @@ def test_the_protocol_holds_and_each_mutant_of_it_is_caught() -> None:
         pytest.skip("spin is not installed: apt-get install spin gcc")
     halves = [
         subprocess.Popen(
-            [RUN], env={**os.environ, "PART": part, "QUICK": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [RUN],
+            env={**os.environ, "PART": part, "QUICK": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for part in ("1/2", "2/2")
     ]
