@@ -35,8 +35,6 @@ OURS = {
     # Regression: OpenVINO 2026.4.1 computed another attention here (transformer.Block), found by the check at load
     "flow, as many heads as steps": {"horizon": 4, "expert_heads": 4},
     "flow, force-aware": {"sensor_encoder": "force_aware"},
-    # Regression: OpenVINO 2026.4 took heads for steps where there are as many, as in every model of the full size
-    "flow, as many heads as steps": {"expert_heads": 4},
     "diffusion ddpm, gated": {"expert": "diffusion", "diffusion_sampler": "ddpm", "fusion": "gated"},
     "regression, attention, without robot": {
         "expert": "regression",
