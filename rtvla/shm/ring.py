@@ -59,7 +59,9 @@ class RingWriter:
         starts = range(HEADER_BYTES, HEADER_BYTES + layout.capacity * layout.stride, layout.stride)
         self.slots = [segment.view[at : at + layout.dtype.itemsize] for at in starts]
         self.records = segment.array().view(padded(layout.dtype, layout.stride))[:, 0]
-        self._words, self._first_word, self._slot_words = segment.words, HEADER_BYTES // 8, layout.stride // 8
+        # a record begins with its own index: the first words of all slots
+        self._indices = segment.words[HEADER_BYTES // 8 : layout.size // 8 : layout.stride // 8]
+        self._store = self._head.store
 
     def begin(self) -> int:
         """The place in `slots` and `records` of record `next_index`, which may be filled from now on."""
@@ -81,10 +83,10 @@ class RingWriter:
     def commit(self, count: int = 1) -> None:
         """Publish the next `count` slots, which the caller has filled."""
         index, end = self.next_index, self.next_index + count
-        while index < end:  # a record begins with its own index
-            self._words[self._first_word + (index & self._mask) * self._slot_words] = index
+        while index < end:
+            self._indices[index & self._mask] = index
             index += 1
-        self._head.store(end)  # release: pairs with the first head load of every reader
+        self._store(end)  # release: pairs with the first head load of every reader
         self.next_index = end
         if self._wake:
             self._wake()  # after the store: who goes to sleep from now on sees the new head
@@ -100,8 +102,8 @@ class RingWriter:
         index = self.next_index
         at = index & self._mask
         self.slots[at][:] = data
-        self._words[self._first_word + at * self._slot_words] = index  # from here as in commit, without its loop
-        self._head.store(index + 1)
+        self._indices[at] = index  # from here as in commit, without its loop
+        self._store(index + 1)
         self.next_index = index + 1
         if self._wake:
             self._wake()

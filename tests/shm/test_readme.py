@@ -17,7 +17,7 @@ from rtvla.streams import FRAME_STREAMS, STREAMS
 FOLDER = Path(rtvla.shm.__file__).parent
 README = (FOLDER / "README.md").read_text()
 STEPS = ("Create", "Attach", "Take over", "Publish", "Read latest", "Follow", "Wait", "Writer alive", "Close")
-ORDERED = ("load", "store", "_load", "_fence", "_wake")
+ORDERED = ("load", "store", "_load", "_store", "_fence", "_wake")
 
 
 def table(text: str, first_column: str) -> list[list[str]]:
