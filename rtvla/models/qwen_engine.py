@@ -24,6 +24,7 @@ Outputs = torch.Tensor | tuple[torch.Tensor, ...]
 Call = Callable[..., Outputs]
 NAMES = ("auto", "eager", "openvino", "cuda_graph")
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+_GRAPHS = 4096  # of one forward in one process: as good as no limit
 _WARM_UPS = 3  # cuBLAS and the allocator settle before a capture
 _CLOSE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # a compiled graph sums in another order
 
@@ -40,15 +41,17 @@ def choose(name: str, device: torch.device, approximation: Approximation) -> Eng
     if name not in NAMES:
         raise CheckpointError(f'engine "{name}": must be one of {", ".join(NAMES)}')
     on_gpu, has_openvino = device.type == "cuda", util.find_spec("openvino") is not None
-    in_int8 = approximation.quantize == "int8"
+    in_8_bits = approximation.quantize != "none"
     if name == "auto":
-        name = "cuda_graph" if on_gpu else "openvino" if has_openvino and not in_int8 else "eager"
+        name = "cuda_graph" if on_gpu else "openvino" if has_openvino and not in_8_bits else "eager"
     if (name == "cuda_graph" and not on_gpu) or (name == "openvino" and on_gpu):
         raise CheckpointError(f'vl_encoder.engine = "{name}" does not run on {device}: leave it at "auto"')
     if name == "openvino" and not has_openvino:
         raise CheckpointError('vl_encoder.engine = "openvino": not installed; pip install "rtvla[openvino]"')
-    if name == "openvino" and in_int8:
-        raise CheckpointError('vl_encoder.engine = "openvino" cannot run quantize = "int8": leave it at "auto"')
+    if name == "openvino" and in_8_bits:
+        raise CheckpointError(
+            f'vl_encoder.engine = "openvino" cannot run quantize = "{approximation.quantize}": leave it at "auto"'
+        )
     if name == "openvino":
         from rtvla.models.qwen_openvino import OpenVino
 
@@ -121,7 +124,10 @@ def compiled(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Call:
     """As one graph of fused kernels, or, said loudly, as it is where that cannot be built."""
     run: Call = torch.compile(module, fullgraph=True, dynamic=False)
     try:
-        run(*inputs)
+        # every module is another graph of the same forward: eight, the limit of torch, is less than two sizes of frames
+        # of five streamed views
+        with torch._dynamo.config.patch(cache_size_limit=_GRAPHS, accumulated_cache_size_limit=_GRAPHS):
+            run(*inputs)
     except RuntimeError as error:
         LOG.warning("the VL encoder is NOT COMPILED, and slower by a fifth: %s", str(error).strip()[:500])
         return module

@@ -33,8 +33,8 @@ class StaticLanguage(nn.Module):
         self.layers, self.norm = language.layers, language.norm
         device = language.embed_tokens.weight.device
         cos, sin = text_tables(language, positions[:, begin:end].to(device))
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("cos", cos[:, None], persistent=False)  # the same for all heads
+        self.register_buffer("sin", sin[:, None], persistent=False)
         self._begin, sees = begin, None
         if begin > end - begin:  # else attention without a mask, which skips the half that is not seen, is faster
             sees = torch.ones(end - begin, end, dtype=torch.bool, device=device).tril(begin)
@@ -55,14 +55,17 @@ class StaticLanguage(nn.Module):
         batch, length, _ = x.shape
         own_heads, shared_heads = self._heads
         q, k, v = (
-            project(x).view(batch, length, heads, -1).transpose(1, 2)
+            project(x).view(batch, length, heads, -1)
             for project, heads in (
                 (module.q_proj, own_heads),
                 (module.k_proj, shared_heads),
                 (module.v_proj, shared_heads),
             )
         )
+        # before the transposes: OpenVINO 2026.4 moves them past a rotation and then, where length equals heads, turns
+        # each head by the angle of a token
         q, k = rotate(q, self.cos, self.sin), rotate(k, self.cos, self.sin)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         own = torch.stack((k, v))
         if past is not None:
             k, v = torch.cat((past.expand(-1, batch, -1, -1, -1), own), 3).unbind(0)

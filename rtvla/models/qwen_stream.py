@@ -26,19 +26,19 @@ class JointStream:
         self._images: list[torch.Tensor | None] = [None] * len(segments)
         self._sums: list[torch.Tensor] = []  # of the valid segments, which are the first ones
         self._kept: list[torch.Tensor] = []  # their keys and values
-        self._awaited = set(range(len(segments)))
         self.prefilled = 0  # segments computed so far
 
     def begin(self) -> None:
-        """A new set: a frame of each view must be put before there is another feature."""
-        self._awaited = set(range(len(self._segments)))
+        """A new set: a frame of each view must be put before there is another feature. Nothing is kept of the last."""
+        self._images = [None] * len(self._segments)
+        self._sums.clear()
+        self._kept.clear()
 
     def put(self, at: int, frame: torch.Tensor) -> None:
         """The frame (1, H, W, 3) of view `at`: its image tokens, and the segments that can be computed with it."""
         (tokens,) = as_tuple(self._pictures(frame))
         self._images[at] = tokens.clone()  # the engine's own are overwritten by the next view
         del self._sums[at:], self._kept[at:]
-        self._awaited.discard(at)
         while (image := self._next()) is not None:
             total, own = self._segments[len(self._sums)](image, self._prefix.past, *self._kept)
             self._sums.append(total.clone())
@@ -48,11 +48,11 @@ class JointStream:
     def _next(self) -> torch.Tensor | None:
         """The image of the first segment that is not computed, if it is there."""
         at = len(self._sums)
-        return None if at == len(self._images) or at in self._awaited else self._images[at]
+        return self._images[at] if at < len(self._images) else None
 
     def feature(self) -> npt.NDArray[np.float32] | None:
         """(D,), or None while a view is awaited."""
-        if self._awaited or len(self._sums) < len(self._segments):
+        if len(self._sums) < len(self._segments):
             return None
         with torch.inference_mode():
             total = self._prefix.states.float().sum(1) + torch.stack(self._sums).sum(0)

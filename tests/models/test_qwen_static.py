@@ -255,7 +255,9 @@ def test_a_newer_frame_of_a_view_renews_it_and_what_follows(encoder: VLEncoder, 
     assert deviation(feature, joint.encode_joint(frames)).relative < 5e-6
 
 
-def test_a_new_set_needs_every_view_again_and_repeats_nothing(encoder: VLEncoder) -> None:
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_new_set_needs_every_view_again_and_repeats_nothing(encoder: VLEncoder, order: list[int]) -> None:
+    """Regression: a view that came before the first one was computed behind the first one of the last set, in vain."""
     joint = encoder_of(encoder, size=(112, 168), views=3, sequence="joint")
     stream = joint.stream(112, 168)
     for at, frame in enumerate(pictures((112, 168), 3)):
@@ -263,12 +265,24 @@ def test_a_new_set_needs_every_view_again_and_repeats_nothing(encoder: VLEncoder
     stream.begin()
     before = stream.prefilled
     frames = [picture(112, 168, seed=7 + at) for at in range(3)]
-    for at, frame in enumerate(frames):
+    for at in order:
         assert stream.feature() is None
-        stream.put(at, joint.tensor([frame]))
+        stream.put(at, joint.tensor([frames[at]]))
     feature = stream.feature()
     assert feature is not None and stream.prefilled - before == 3
     assert deviation(feature, joint.encode_joint(frames)).relative < 5e-6
+
+
+def test_what_a_check_has_drawn_is_no_part_of_the_first_set(encoder: VLEncoder) -> None:
+    """Regression: the first feature after a start was of one camera's frame and four drawn ones."""
+    joint = encoder_of(encoder, size=(112, 168), views=3, sequence="joint")
+    joint.prepare("eager")
+    joint.check()
+    stream = joint.stream(112, 168)
+    for at, frame in enumerate(pictures((112, 168), 3)):
+        assert stream.feature() is None
+        stream.put(at, joint.tensor([frame]))
+    assert stream.feature() is not None
 
 
 def test_pooling_over_views_is_that_of_the_spec(encoder: VLEncoder) -> None:

@@ -53,7 +53,7 @@ def test_the_report_names_the_smallest_ratio_of_what_auto_takes(
     other = json.loads(json.dumps(row))
     other["contestants"][best]["plain_over_this"]["plain"] = 0.5
     seen = [{"sequence": "per_view", "engine": best, "camera_hz": 5, "ratio": 0.9}]
-    seen[0] |= {kind: {"age_ms": 300.0, "updates_per_s": 2.0} for kind in ("rolling", "batch")}
+    seen[0] |= {kind: {"age_ms": 300.0, "updates_per_s": 2.0, "set_ms": None} for kind in ("rolling", "batch")}
     ratios = bench_vl.ratios([row, other], seen)
     assert ratios[f"plain_over_{best}_smallest"] == 0.5 and ratios["rolling_over_batch_age_per_view"] == 0.9
     bench_vl.show(
@@ -80,9 +80,11 @@ def test_a_measuring_process_that_fails_is_an_error(monkeypatch: pytest.MonkeyPa
 
 
 def chunk(at: int, ages: list[float]) -> str:
+    """A new feature each fourth one; its encode time is on the first chunk that uses it."""
     by_view = {f"View{view + 1}": age for view, age in enumerate(ages)}
+    took_ms = 0.0 if at % 4 else 7.0
     return json.dumps(
-        {"timestamp": at / 10, "vl_update_number": at // 4, "vl_update_time": 7.0, "view_age_ms": by_view}
+        {"timestamp": at / 10, "vl_update_number": at // 4, "vl_update_time": took_ms, "view_age_ms": by_view}
     )
 
 
@@ -96,6 +98,7 @@ def test_ages_are_the_mean_over_views_and_chunks_after_the_warm_up(tmp_path: Pat
     read = bench_vl_age._read(tmp_path)
     assert read["age_ms"] == pytest.approx(200) and read["oldest_ms"] == 300 and read["engine"] == "eager"
     assert read["updates_per_s"] == pytest.approx(2.5) and read["chunks"] == 41
+    assert read["set_ms"] == 7, "not the mean over chunks, three of four of which used a feature again"
     (tmp_path / "performance_timings_x.jsonl").write_text("\n".join(lines[:30]) + "\n")
     with pytest.raises(RtvlaError, match="more --seconds"):
         bench_vl_age._read(tmp_path)
