@@ -1,0 +1,1 @@
+"""Cameras of all kinds behind one protocol, and what sends their pictures."""
