@@ -5,7 +5,9 @@ Random models of the old system's sizes. Every engine runs in a process of its o
 They take turns, one tick each, so that whatever else happens on the machine happens to all alike, and a ratio is the
 median over the turns. The straightforward module runs twice, with and without OpenMP threads that spin while they wait,
 and the faster one counts. The VL feature changes every fourth tick. Deviation is the largest difference of an action
-from the straightforward module's on the same observations. Prints a table; the last line is one JSON document.
+from the straightforward module's on the same observations, in the unit of the actions, whose largest is printed:
+weights are random, so it says how an engine computes, not how far off a trained model would be. Prints a table; the
+last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from rtvla.errors import RtvlaError
 from rtvla.rt import set_thread_environment
 from rtvla.tools.bench_machine import Bystanders, describe, progress
 
-TARGETS = {"float32": 3.0, "fastest": 6.0}  # of the old flow matching with 10 steps and the old regression
+# Of the old flow matching with 10 steps and the old regression: times faster, and how far the actions may be off.
+TARGETS = {"float32": (3.0, 1e-5), "fastest": (6.0, float("inf"))}
 _SHORT = {"flow_matching": "flow{}", "regression": "regression", "diffusion": "diffusion{}"}
 _VL_REUSE = 4
 _COMPARED = 8  # ticks, whose actions are compared; they warm up, too
@@ -84,7 +87,6 @@ def run(args: argparse.Namespace) -> int:
         "small": args.small,
         "rows": rows,
         "ratios": ratios(rows, args.threads[0]),
-        "targets": TARGETS,
     }
     if not args.json:
         show(report)
@@ -160,7 +162,7 @@ def _rows(wanted: Sequence[Job], times: np.ndarray, answers: np.ndarray, reports
             "label": job.label,
             "p50_ms": float(np.median(times[:, at])),
             "min_ms": float(times[:, at].min()),
-            "p99_ms": float(np.percentile(times[:, at], 99)),
+            "max_ms": float(times[:, at].max()),
             "ratio": float(np.median(times[:, base] / times[:, at])),
             "is_base": at == base,
             "deviation": float(np.abs(answers[at] - answers[0]).max()),
@@ -208,16 +210,25 @@ def serve(answers: Connection, job: Job, small: bool, place: Path) -> None:
         answers.send((time.perf_counter_ns() - started_ns, prediction.actions))
 
 
-def ratios(rows: Sequence[Row], threads: int) -> dict[str, float]:
+def ratios(rows: Sequence[Row], threads: int) -> dict[str, Row]:
     """Of the old models: the best float32 engine and the fastest of all, against the straightforward module."""
-    found: dict[str, float] = {}
+    found: dict[str, Row] = {}
     for expert, short in _SHORT.items():
         mine = [r for r in rows if (r["family"], r["expert"], r["threads"]) == ("origin", expert, threads)]
         mine = [row for row in mine if row["engine"] != "eager"]
         for name, among in (("float32", [r for r in mine if r["precision"] == "float32"]), ("fastest", mine)):
             if among:
-                found[f"{short.format(among[0]['steps'])}_{name}"] = max(row["ratio"] for row in among)
+                best = max(among, key=lambda row: row["ratio"])
+                told = {key: best[key] for key in ("label", "ratio", "deviation", "largest_action")}
+                found[f"{short.format(best['steps'])}_{name}"] = told | _verdict(best, *TARGETS[name])
     return found
+
+
+def _verdict(best: Row, wanted: float, allowed: float) -> Row:
+    """Nothing is wanted of the diffusion expert."""
+    if best["expert"] == "diffusion":
+        return {}
+    return {"wanted": wanted, "met": best["ratio"] >= wanted and best["deviation"] <= allowed}
 
 
 def show(report: Row) -> None:
@@ -226,24 +237,27 @@ def show(report: Row) -> None:
     console.print(f"other programs used {report['run']['foreign_cpu_percent']:.0f} % of a core meanwhile")
     for threads, family, expert in dict.fromkeys((r["threads"], r["family"], r["expert"]) for r in report["rows"]):
         rows = [r for r in report["rows"] if (r["threads"], r["family"], r["expert"]) == (threads, family, expert)]
-        table = _table(f"{family} {expert}, {report['steps']} steps, {threads} threads; one tick, ms")
+        steps = "" if expert == "regression" else f", {report['steps']} steps"
+        largest = rows[0]["largest_action"]
+        table = _table(f"{family} {expert}{steps}, {threads} threads, largest action {largest:.2f}; one tick, ms")
         for row in rows:
             table.add_row(*_cells(row))
         console.print("", table)
-    for name, ratio in report["ratios"].items():
-        wanted = report["targets"][name.rpartition("_")[2]]
-        bound = "" if name.startswith("diffusion") else f"; wanted {wanted:g}: {'met' if ratio >= wanted else 'MISSED'}"
-        console.print(f"{name}: {ratio:.2f} times faster{bound}")
+    console.print("", f"against the faster straightforward module, median of {report['turns']} paired turns:", sep="\n")
+    for name, best in report["ratios"].items():
+        told = f"{name}: {best['ratio']:.2f} times faster ({best['label']}, deviation {best['deviation']:.1e})"
+        bound = f"; wanted {best['wanted']:g}: {'met' if best['met'] else 'MISSED'}" if "wanted" in best else ""
+        console.print(told + bound)
 
 
 def _table(title: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for at, column in enumerate(("engine", "p50", "min", "p99", "times faster", "deviation", "build s", "load s")):
+    for at, column in enumerate(("engine", "p50", "min", "max", "times faster", "deviation", "build s", "load s")):
         table.add_column(column, justify="right" if at else "left")
     return table
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    numbers = (f"{row[name]:.1f}" for name in ("p50_ms", "min_ms", "p99_ms"))
+    numbers = (f"{row[name]:.1f}" for name in ("p50_ms", "min_ms", "max_ms"))
     faster = "1 (base)" if row["is_base"] else f"{row['ratio']:.2f}"
     return (row["label"], *numbers, faster, f"{row['deviation']:.1e}", f"{row['build_s']:.1f}", f"{row['load_s']:.1f}")

@@ -5,12 +5,15 @@ of matrix products), `action` (each expert by each engine), `shared` (the action
 processes, MPS, two streams), `deployed` (the encoder by its own engine; on a GPU that builds for minutes a shape). Each
 part is a process of its own: one that fails or hangs takes nothing with it. Every row is printed and kept in
 DIR/rows.jsonl at once; at the end report.txt, results.json and pictures are made of them (--render makes them of what
-a killed run has left). --device cpu --preset tiny runs every part without a GPU.
+a killed run has left). --parts measures some of them and keeps what DIR has of the others, so a run can be made in
+pieces; pieces in several folders become one by writing their rows.jsonl one behind the other. --device cpu --preset
+tiny runs every part without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import signal
@@ -21,10 +24,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rtvla.errors import ConfigError
+from rtvla.rt import die_with_parent
 from rtvla.tools.bench_machine import describe
 
 PARTS = {"encode": 0.35, "action": 0.1, "shared": 0.25, "deployed": 0.3}  # share of the minutes
 _GRACE_S = 60.0  # to end the last row, before a part is killed
+_PATIENCE_S = 5.0
 _NEEDED = {"torch": "torch", "transformers": "transformers", "safetensors": "safetensors", "PIL": "pillow"}
 _NEEDED |= {"numpy": "numpy", "rich": "rich", "tokenizers": "tokenizers"}
 _SIZES = [(1280, 720), (960, 540), (640, 360), (480, 270)]
@@ -50,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{sys.executable} lacks {', '.join(missing)}: install them, or name another RTVLA_PYTHON")
     folder = args.out or Path("benchmarks/results") / f"{datetime.now(UTC):%Y%m%d}-gpu"
     if args.part:
+        die_with_parent(os.getppid(), signal.SIGTERM)  # a run that is killed leaves nothing working on the GPU
         run_part(args.part, args, folder)
         return 0
     if not args.render:
@@ -67,9 +73,10 @@ def _measure(args: argparse.Namespace, folder: Path) -> None:
     from rtvla.tools.model_source import resolve_device
 
     resolve_device(args.device)
-    begin(folder)
+    begin(folder, args.parts)
     head = Rows(folder, "machine", 0)
     head.add(machine=describe("torch", "transformers") | {"gpu": _gpu(), "preset": args.preset})
+    head.close()
     options = ["--device", args.device, "--preset", args.preset, "--out", str(folder)]
     end_s = time.monotonic() + 60 * args.minutes
     for at, part in enumerate(args.parts):
@@ -78,22 +85,32 @@ def _measure(args: argparse.Namespace, folder: Path) -> None:
         command = [sys.executable, "-m", "rtvla.tools.bench_gpu", *options, "--part", part, "--seconds", str(limit_s)]
         why = _run_part_process(command, limit_s + _GRACE_S)
         if why:
-            head.add(part, what="the rest of this part", failed=why)
-    head.close()
+            rows = Rows(folder, part, 0)
+            rows.add(what="the rest of this part", failed=why)
+            rows.close()
 
 
 def _run_part_process(command: list[str], limit_s: float) -> str:
-    """Why it failed, or nothing. One that does not end is killed with all that it has started."""
+    """Why it failed, or nothing. One that does not end is asked to, then killed with all that it has started."""
     process = subprocess.Popen(command, start_new_session=True)
     try:
         code = process.wait(limit_s)
     except subprocess.TimeoutExpired:
         return f"did not end within {limit_s:.0f} s and was killed"
     finally:
-        if process.poll() is None:  # also at Ctrl-C
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if process.poll() is None:  # also at Ctrl-C, and at a SIGTERM
+            _end(process)
     return f"ended with code {code}; its error is above" if code else ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """It has _PATIENCE_S to put away what it started (a control daemon of MPS outlives its process group)."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_PATIENCE_S)
+    with contextlib.suppress(ProcessLookupError):  # nothing is left of the group
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def run_part(part: str, args: argparse.Namespace, folder: Path) -> None:
@@ -133,6 +150,7 @@ def main() -> int:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     add_arguments(parser)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of every `finally`
     try:
         return run(parser.parse_args())
     except ConfigError as error:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -19,6 +21,7 @@ import torch
 
 from rtvla.clock import now_ns
 from rtvla.models.policy import VlaPolicy
+from rtvla.rt import die_with_parent
 from rtvla.tools.bench_gpu_action import policy_of
 from rtvla.tools.bench_gpu_device import graphs_of, unfused
 from rtvla.tools.latency import WARM_UP, spread
@@ -35,6 +38,7 @@ def main() -> None:
     parser.add_argument("--experts", nargs="+", required=True)
     parser.add_argument("--seconds", type=float, required=True)
     args = parser.parse_args()
+    die_with_parent(os.getppid(), signal.SIGKILL)
     print(json.dumps(_ROLES[args.role](args)), flush=True)
 
 

@@ -20,10 +20,12 @@ _WIDTH = 140
 def write(folder: Path) -> list[Path]:
     """report.txt and results.json, and the pictures if matplotlib is there."""
     rows = read(folder)
+    if not rows:
+        raise ConfigError(f"--out {folder}: there is no row in {folder}/rows.jsonl to make a report of")
     report, document = folder / "report.txt", folder / "results.json"
     with open(report, "w") as file:
         console = Console(file=file, width=_WIDTH)
-        for line in _head(rows):
+        for line in dict.fromkeys(_head(rows)):  # a run in pieces says it once a piece
             console.print(line, markup=False)
         for table in tables(rows):
             console.print("", table)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Rows:
 
     def add(self, kind: str = "", **values: Any) -> None:
         """`kind`: of the row, if it is not that of the part."""
-        row = {"part": kind or self._part, **values}
+        row = {"part": kind or self._part, "of": self._part, **values}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         print(f"{row['part']}: {_words(values)}", flush=True)
@@ -57,15 +57,18 @@ class Rows:
         self._file.close()
 
 
-def begin(folder: Path) -> None:
-    """No rows of an earlier run."""
+def begin(folder: Path, parts: Sequence[str]) -> None:
+    """Rows of these parts from an earlier run go, those of the others stay: a run may be made in pieces."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _FILE).write_text("")
+    kept = [row for row in read(folder) if row["of"] not in parts]
+    (folder / _FILE).write_text("".join(json.dumps(row) + "\n" for row in kept))
 
 
 def read(folder: Path) -> list[Row]:
-    """All whole rows."""
-    rows = []
+    """All whole rows; none where there is no file yet."""
+    rows: list[Row] = []
+    if not (folder / _FILE).exists():
+        return rows
     for line in (folder / _FILE).read_text().splitlines():
         try:
             rows.append(json.loads(line))

@@ -81,7 +81,16 @@ def show(title: str, results: Sequence[Result]) -> None:
         )
     out.print(tails, "")
     engines = (f"encoder by {found['config']['vl_engine']}, policy by {found['config']['engine']}" for found in results)
-    for line in dict.fromkeys(engines):
+    for line in dict.fromkeys([*engines, *(_proof(found["images"]) for found in results)]):
         out.print(line)
     for note in dict.fromkeys(note for found in results for note in found["notes"]):
         out.print(f"note: {note}")
+
+
+def _proof(images: Mapping[str, Any]) -> str:
+    """Of bench_model_check.prove_encoded."""
+    least = min(images["other_picture_differs"].values())
+    return (
+        f"pictures are in the feature: {images['image_tokens']} image tokens, another picture in any one view moves it "
+        f"by {100 * least:.2g} % or more"
+    )

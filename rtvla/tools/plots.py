@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rtvla.errors import ConfigError
 
 _INCHES = (8.0, 4.5)
 _DPI = 120
+_TITLE_LETTERS = 80  # a line
 
 
 def table(title: str, *columns: str) -> Table:
@@ -73,7 +75,7 @@ def lines(
 def _finish(path: Path, figure: Any, axes: Any, title: str) -> Path:
     from matplotlib import pyplot
 
-    axes.set_title(title)
+    axes.set_title(textwrap.fill(title, _TITLE_LETTERS))
     axes.legend()
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         steps.set_defaults(verb=run_steps, expert=expert)
     vl = kinds.add_parser("vl", help="the VL encoder by picture size and number of views")
     sizes = ["1280x720", "960x540", "640x360", "480x270"]
-    vl.add_argument("--resolutions", type=size, nargs="+", default=[size(text) for text in sizes], metavar="WxH")
+    vl.add_argument(
+        "--resolutions",
+        type=size,
+        nargs="+",
+        default=[size(text) for text in sizes],
+        metavar="WxH",
+        help=f"({', '.join(sizes)}; and the checkpoint's own)",
+    )
     vl.add_argument("--views", type=count, nargs="+", default=[1, 2, 3, 5], metavar="N")
     vl.add_argument("--vl-sequence", choices=["per_view", "joint"], help="of the encode (as the checkpoint says)")
     vl.add_argument("--vl-engine", default="auto", help="of the encoder (%(default)s)")

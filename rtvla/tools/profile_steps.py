@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rtvla.tools.model_source import ModelSource
 from rtvla.tools.values import console
 
 RECOMMENDED = "recommended: the most steps that meet it"
+ODD = "meets it, but fewer did not: measure again on a quiet machine"
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -35,15 +37,14 @@ def _row(source: ModelSource, expert: str, steps: int, iterations: int) -> dict[
 
 
 def judge(rows: Sequence[Mapping[str, Any]], period_ms: float) -> list[dict[str, Any]]:
-    """Adds to each row whether the 99th percentile of its whole tick keeps the period, and a note to the last that
-    does."""
+    """Adds to each row whether the 99th percentile of its whole tick keeps the period, and a note to the last before
+    the first that does not. `rows` by rising steps."""
     judged: list[dict[str, Any]] = [{**row, "meets": row["tick_ms"]["p99_ms"] <= period_ms, "note": ""} for row in rows]
-    for row in judged:
-        if not row["meets"]:
-            row["note"] = "too slow"
-    met = [row for row in judged if row["meets"]]
-    if met:
-        met[-1]["note"] = RECOMMENDED
+    kept = list(itertools.takewhile(lambda row: row["meets"], judged))
+    for row in judged[len(kept) :]:
+        row["note"] = ODD if row["meets"] else "too slow"
+    if kept:
+        kept[-1]["note"] = RECOMMENDED
     return judged
 
 

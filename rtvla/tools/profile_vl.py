@@ -37,11 +37,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"--views {args.views}: the model has {len(own.views)} views")
     if args.vl_sequence is not None:
         own = replace(own, vl_sequence=args.vl_sequence)
+    sizes = list(args.resolutions)
+    if source.folder is not None:  # the reuse to ask for is that of the size which the checkpoint was trained on
+        sizes.append((own.image_width, own.image_height))
     rows = []
-    for width, height in args.resolutions:
+    for width, height in dict.fromkeys(sizes):
         for count in views:
             spec = replace(own, image_width=width, image_height=height, views=own.views[:count])
-            took = _measure(source, spec, args.vl_engine, args.iterations)
+            engine, took = _measure(source, spec, args.vl_engine, args.iterations)
             rows.append(
                 {
                     "width": width,
@@ -54,18 +57,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 }
             )
     return {
-        "model": f"{source.title}, engine {args.vl_engine}",
+        "model": f"{source.title}, engine {engine}",
         "vl_sequence": own.vl_sequence,
         "views": views,
         "rows": rows,
     }
 
 
-def _measure(source: ModelSource, spec: ModelSpec, engine: str, iterations: int) -> dict[str, float]:
+def _measure(source: ModelSource, spec: ModelSpec, engine: str, iterations: int) -> tuple[str, dict[str, float]]:
+    """The engine that it really was, and the times."""
     encoder = source.encoder(spec)
     (frames,) = drawn_sets(spec.image_height, spec.image_width, len(spec.views), 1)
     prepare(encoder, engine, frames)
-    return spread(took_ns(lambda: encode_set(encoder, frames), iterations))
+    return encoder.engine.name, spread(took_ns(lambda: encode_set(encoder, frames), iterations))
 
 
 def show(document: Mapping[str, Any]) -> None:

@@ -14,9 +14,13 @@ import pytest
 import torch
 from old_models import OLD_MODELS, old_model
 from small_models import small_model
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rtvla.models.engines import cuda_graph
-from rtvla.models.engines.cuda_graph import CudaGraphEngine
+from rtvla.models.engines.cuda_graph import CudaGraphEngine, moved
+from rtvla.models.engines.inputs import FixedInputs
+from rtvla.models.engines.lean import run_stage, run_tick
 from rtvla.models.engines.opening import predictor, rewrite
 from rtvla.models.origin.model import OriginModel
 from rtvla.models.policy import VlaPolicy
@@ -42,11 +46,15 @@ class Stream:
     def synchronize(self) -> None:
         pass
 
+    def wait_stream(self, other: object) -> None:
+        pass
+
 
 @pytest.fixture
 def engine_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
     for name in ("stream", "graph"):
         monkeypatch.setattr(torch.cuda, name, lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(cuda_graph, "PINNED", False)
@@ -66,6 +74,33 @@ MODELS = {
     "old, diffusion ddpm": lambda: old_model(**OLD_MODELS["diffusion ddpm"]),
     "old, VL alone": lambda: old_model(**OLD_MODELS["v1 without sensor"]),
 }
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Ends a tick that copies from the host, or computes with more than single numbers there: no capture holds it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = [one for one in pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
+        on_host = [one for one in given if one.device.type == "cpu"]
+        is_result_there = any(one.device.type == "meta" for one in pytree.tree_leaves(out))
+        if is_result_there and (any(one.dim() for one in on_host) or (on_host and len(given) == 1)):
+            raise AssertionError(f"{func} reads the host's memory")
+        return out
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_all_that_a_tick_reads_is_on_the_device(make: Any, precision: str) -> None:
+    """Regression: the scale of the actions stayed on the host, so no model of ours could have been captured. The meta
+    device stands for the GPU: tensors there have no values, and do not mix with those of the host.
+    """
+    lean = moved(rewrite(make().eval().requires_grad_(False)), precision, torch.device("meta"))
+    values = {name: one.to("meta") for name, one in FixedInputs(lean.spec, lean.noise_shape).tensors.items()}
+    with torch.inference_mode(), NothingFromTheHost():
+        run_stage(lean, "vl", values)
+        actions = run_tick(lean, values)
+    assert actions.device.type == "meta" and actions.shape == (1, lean.spec.horizon, lean.spec.action_dim)
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)

@@ -34,7 +34,9 @@ def test_what_was_built_is_found_again(tmp_path: Path) -> None:
     assert first.build_s > 0 == second.build_s
 
 
-@pytest.mark.parametrize("spoil", ["a byte", "a file missing", "a file too many", "no manifest", "half a manifest"])
+@pytest.mark.parametrize(
+    "spoil", ["a byte", "a file missing", "a file too many", "no manifest", "half a manifest", "a list"]
+)
 def test_what_is_not_as_it_was_written_is_built_again(tmp_path: Path, spoil: str) -> None:
     folder = kept_by([tmp_path]).folder
     {
@@ -42,6 +44,7 @@ def test_what_is_not_as_it_was_written_is_built_again(tmp_path: Path, spoil: str
         "a file missing": (folder / "v.bin").unlink,
         "a file too many": lambda: (folder / "x.bin").write_bytes(b""),
         "no manifest": (folder / "manifest.json").unlink,
+        "a list": lambda: (folder / "manifest.json").write_text('["v.bin"]'),
         "half a manifest": lambda: (folder / "manifest.json").write_text('{"v.bin": "ab'),
     }[spoil]()
     assert kept_by([tmp_path]).build_s > 0
@@ -85,9 +88,21 @@ def test_without_any_place_it_is_built_each_time_and_goes_away(tmp_path: Path) -
 
 def test_code_never_comes_from_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    private = Place(tmp_path / "cache" / "rtvla" / "engine", 0o700)
-    assert cache.places(tmp_path / "model", holds_code=True) == [private]
+    (private,) = cache.places(tmp_path / "model", holds_code=True)
+    assert private.folder.parent == tmp_path / "cache" / "rtvla" / "engine" and private.mode == 0o700
     assert cache.places(tmp_path / "model", holds_code=False) == [Place(tmp_path / "model" / "engine", 0o777), private]
+
+
+def test_the_engine_of_one_checkpoint_does_not_remove_that_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: in the user's cache, where all checkpoints meet, a start threw away what others had built."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for model in ("one", "other"):
+        with keep(cache.places(tmp_path / model, True), f"compiled-float32-{model}", True, build) as kept:
+            assert kept.build_s > 0
+    with keep(cache.places(tmp_path / "one", True), "compiled-float32-one", True, never) as kept:
+        assert kept.build_s == 0
 
 
 def test_a_service_without_a_home_keeps_its_engine_with_the_checkpoint_or_not_at_all(
@@ -99,9 +114,9 @@ def test_a_service_without_a_home_keeps_its_engine_with_the_checkpoint_or_not_at
     assert [place.folder for place in cache.places(tmp_path, holds_code=False)] == [tmp_path / "engine"]
 
 
-@pytest.mark.parametrize("open_one", ["engine", "."])
+@pytest.mark.parametrize("open_one", ["engine/model", "engine", "."])
 def test_code_is_not_taken_from_where_others_can_write(tmp_path: Path, open_one: str) -> None:
-    place = tmp_path / "rtvla" / "engine"
+    place = tmp_path / "rtvla" / "engine" / "model"
     kept_by([place], holds_code=True)
     kept_by([place], never, holds_code=True)
     (tmp_path / "rtvla" / open_one).chmod(0o777)

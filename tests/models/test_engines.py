@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -96,14 +97,21 @@ def test_openvino_is_the_plain_module(name: str) -> None:
     assert fast.engine_report.deviation < 1e-5
 
 
-@pytest.mark.stress  # a C++ compiler at work: half a minute
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_compiled_is_the_plain_module(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [  # a C++ compiler at work, ten seconds a part: one has a single part, the other an encoder besides
+        ("bfloat16", "flow rk4, VL alone"),
+        pytest.param("float32", "regression, attention, without robot", marks=pytest.mark.stress),
+    ],
+)
+def test_compiled_is_the_plain_module(
+    precision: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "checksums.json").write_text("{}")
-    choice, plain = EngineChoice("compiled", precision, 1, 0.05), VlaPolicy(small_model())
-    built = VlaPolicy(small_model(), choice=choice, checkpoint=tmp_path)
-    kept = VlaPolicy(small_model(), choice=choice, checkpoint=tmp_path)
+    choice, plain = EngineChoice("compiled", precision, 1, 0.05), VlaPolicy(made(name))
+    built = VlaPolicy(made(name), choice=choice, checkpoint=tmp_path)
+    kept = VlaPolicy(made(name), choice=choice, checkpoint=tmp_path)
     assert built.engine_report.build_s > 0 == kept.engine_report.build_s
     expected, tolerance = chunks(plain, ticks(plain)), {"float32": 1e-5, "bfloat16": 0.05}[precision]
     np.testing.assert_allclose(chunks(built, ticks(plain)), expected, atol=tolerance, rtol=0)
@@ -266,6 +274,26 @@ def test_a_model_of_raw_units_is_checked_near_the_robots_pose() -> None:
     pose = np.stack([obs.robot for obs in given])[..., 6:9]
     assert (np.abs(pose - [191, 1, 309]) < 200).all() and pose[..., 2].mean() > 100
     assert len({obs.vl_age_s for obs in given}) > 1 and any(obs.sensor_missing.any() for obs in given)
+
+
+@pytest.mark.parametrize("found", ["another model's", "no part of any"])
+def test_a_kept_engine_that_is_whole_but_foreign_is_refused(tiny: Path, tmp_path: Path, found: str) -> None:
+    """Its checksums are right: they came with it. It may have travelled with a checkpoint."""
+    checkpoint = tmp_path / "model"
+    shutil.copytree(tiny, checkpoint, ignore=shutil.ignore_patterns("engine"))
+    folder = Path(load_policy(checkpoint, choice=FAST).engine_report.place)
+    if found == "another model's":
+        other = small_model(vl_dim=24).eval().requires_grad_(False)
+        (tmp_path / "checksums.json").write_text("{}")
+        foreign = VlaPolicy(other, choice=FAST, checkpoint=tmp_path)
+        shutil.rmtree(folder)
+        shutil.copytree(foreign.engine_report.place, folder)
+    else:
+        for path in folder.iterdir():
+            path.unlink()
+        (folder / "manifest.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=f"engine {folder} cannot be used .*remove that folder"):
+        load_policy(checkpoint, choice=FAST)
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,21 @@ def test_a_ratio_is_the_median_over_the_turns_against_the_faster_base() -> None:
 
 
 def test_the_ratios_of_the_last_line_are_of_the_old_models_and_of_engines_alone() -> None:
-    assert ratios(rows(), threads=2) == pytest.approx({"flow10_float32": 3.0, "flow10_fastest": 9.0})
+    found = ratios(rows(), threads=2)
+    assert {name: best["ratio"] for name, best in found.items()} == pytest.approx(
+        {"flow10_float32": 3.0, "flow10_fastest": 9.0}
+    )
+    assert [best["label"] for best in found.values()] == ["openvino float32", "openvino int8"]
+    assert all(best["met"] for best in found.values())
     assert ratios([row | {"family": "ours"} for row in rows()], threads=2) == {}
     assert ratios(rows(), threads=1) == {}
+
+
+def test_what_is_fast_but_off_has_not_met_what_is_wanted_of_float32() -> None:
+    given = [row | ({"deviation": 2e-5} if row["precision"] == "float32" else {}) for row in rows()]
+    assert [best["met"] for best in ratios(given, threads=2).values()] == [False, True]
+    slow = [row | {"ratio": row["ratio"] / 1.01} for row in rows()]  # type: ignore[operator]
+    assert ratios(slow, threads=2)["flow10_float32"]["met"] is False
 
 
 def test_every_precision_of_every_engine_meets_the_module_on_the_same_case() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from rtvla.errors import ConfigError
 from rtvla.models.presets import PRESETS, vl_config, vl_spec
 from rtvla.models.qwen_input import chat_text, grid_of
 from rtvla.models.random_vl import StandInTokenizer, random_backbone
@@ -137,6 +138,13 @@ def test_a_part_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> Non
     assert "code 3" in bench_gpu._run_part_process([sys.executable, "-c", "raise SystemExit(3)"], limit_s=60.0)
 
 
+def test_a_part_that_is_ended_may_put_away_what_it_started(tmp_path: Path) -> None:
+    """As the control daemon of MPS, which no signal to the process group reaches."""
+    command = ["sh", "-c", f"trap 'touch {tmp_path}/away; exit' TERM; touch {tmp_path}/up; while :; do sleep 0.1; done"]
+    assert "was killed" in bench_gpu._run_part_process(command, limit_s=2.0)
+    assert (tmp_path / "up").exists() and (tmp_path / "away").exists()
+
+
 def test_policy_and_encoder_run_in_one_process() -> None:
     found = bench_gpu_child.both_role(
         argparse.Namespace(preset="tiny", device="cpu", experts=["regression"], seconds=0.01)
@@ -181,6 +189,28 @@ def test_a_run_that_was_killed_keeps_its_whole_rows(tmp_path: Path) -> None:
     bench_gpu_report.write(tmp_path)
     assert "skipped: encode: 640x360: no time left" in (tmp_path / "report.txt").read_text()
     assert json.loads((tmp_path / "results.json").read_text())[0]["tflops"] == 1.5
+
+
+def test_a_run_in_pieces_keeps_the_other_pieces_and_says_the_machine_once(tmp_path: Path) -> None:
+    """Regression: a second piece into the same folder removed the rows of the first."""
+    for part, tflops in (("encode", 1.5), ("action", 2.5), ("encode", 3.5)):
+        bench_gpu_rows.begin(tmp_path, [part])
+        head = bench_gpu_rows.Rows(tmp_path, "machine", seconds=0)
+        machine = {"cpu": "x", "cores": 2, "system": "y", "versions": {"torch": "z"}, "gpu": "none", "preset": "tiny"}
+        head.add(machine=machine)
+        head.close()
+        rows = bench_gpu_rows.Rows(tmp_path, part, seconds=0)
+        rows.add("peak", side=8, dtype="float32", tflops=tflops)
+        rows.close()
+    peaks = bench_gpu_report.of(bench_gpu_rows.read(tmp_path), "peak")
+    assert [(row["of"], row["tflops"]) for row in peaks] == [("action", 2.5), ("encode", 3.5)]
+    bench_gpu_report.write(tmp_path)
+    assert (tmp_path / "report.txt").read_text().count("GPU: none") == 1
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no row in .*rows\.jsonl"):
+        bench_gpu_report.write(tmp_path)
 
 
 def test_a_row_that_fails_says_so_and_the_next_one_runs(tmp_path: Path) -> None:

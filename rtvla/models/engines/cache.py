@@ -2,8 +2,8 @@
 
 A folder is named after everything that its files depend on, appears whole or not at all, and is used only if every file
 is as it was written. Machine code is never taken from a checkpoint, which may come from anywhere: it is kept in the
-user's own cache ($XDG_CACHE_HOME/rtvla/engine). Where nothing can be kept, the engine is built at each start, which is
-said in the log. Removing these folders is always safe.
+user's own cache ($XDG_CACHE_HOME/rtvla/engine), in a folder for each checkpoint. Where nothing can be kept, the engine
+is built at each start, which is said in the log. Removing these folders is always safe.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ def _cpu_flags() -> str:
 
 
 def places(checkpoint: Path, holds_code: bool) -> list[Place]:
-    """Where engines may be kept, the best place first."""
+    """Where engines of a checkpoint may be kept, the best place first. None is another checkpoint's: see _sweep."""
+    owner = hashlib.sha256(os.fsencode(checkpoint.resolve())).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "rtvla" / "engine"
-    private = [Place(cache, 0o700)] if cache.is_absolute() else []  # a service may have no home
+    private = [Place(cache / owner, 0o700)] if cache.is_absolute() else []  # a service may have no home
     return private if holds_code else [Place(checkpoint / "engine", 0o777), *private]
 
 
@@ -83,13 +84,18 @@ def keep(where: Sequence[Place], name: str, holds_code: bool, build: Callable[[P
 
 def _is_private(folder: Path) -> bool:
     """Nobody else could have put code there."""
-    there = [one.stat() for one in (folder.parent, folder) if one.exists()]
+    there = [one.stat() for one in _chain(folder) if one.exists()]
     return all(facts.st_uid == os.geteuid() and not facts.st_mode & 0o022 for facts in there)
+
+
+def _chain(folder: Path) -> tuple[Path, Path, Path]:
+    """What of a place may have to be made: rtvla/engine/CHECKPOINT."""
+    return folder.parent.parent, folder.parent, folder
 
 
 def _can_write(place: Place) -> bool:
     try:
-        for folder in (place.folder.parent, place.folder):
+        for folder in _chain(place.folder):
             folder.mkdir(mode=place.mode, parents=True, exist_ok=True)
     except OSError as error:
         _log.warning("engines cannot be kept in %s: %s", place.folder, error.strerror)
@@ -110,7 +116,11 @@ def _is_whole(folder: Path) -> bool:
     try:
         sums = json.loads((folder / _MANIFEST).read_text())
         there = {path.name for path in folder.iterdir()} - {_MANIFEST}
-        whole = set(sums) == there and all(_sha256(folder / name) == wanted for name, wanted in sums.items())
+        whole = (
+            isinstance(sums, dict)
+            and set(sums) == there
+            and all(_sha256(folder / name) == wanted for name, wanted in sums.items())
+        )
     except FileNotFoundError:
         return False
     except (OSError, ValueError, TypeError) as error:
@@ -129,9 +139,9 @@ def _sha256(path: Path) -> str:
 def _publish(work: Path, target: Path) -> None:
     """By one rename. Another process may have been faster: its files are as good; a spoiled folder is moved away."""
     if not _is_whole(target):
-        if target.exists():
-            target.rename(work.with_name("spoiled"))
         try:
+            if target.exists():
+                target.rename(work.with_name("spoiled"))
             work.rename(target)
         except OSError:
             if not _is_whole(target):
@@ -139,7 +149,7 @@ def _publish(work: Path, target: Path) -> None:
 
 
 def _sweep(place: Path, name: str) -> None:
-    """Remove what an older version made of the same checkpoint, and what a killed builder left."""
+    """Remove what an older version made of the checkpoint that `place` belongs to, and what a killed builder left."""
     kind, _, _ = name.rpartition("-")
     for path in place.iterdir():
         abandoned = path.name.startswith(".building.") and time.time() - path.stat().st_mtime > _ABANDONED_S

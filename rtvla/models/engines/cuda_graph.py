@@ -71,6 +71,7 @@ class CudaGraphEngine:
         return run_tick(self._lean, {**self._values, **self._vl})
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which has made weights and inputs
         with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UPS):
                 self._tick()
@@ -86,9 +87,11 @@ class CudaGraphEngine:
 
 
 def moved(lean: LeanModel, precision: str, device: torch.device) -> LeanModel:
-    """On the device, in the precision; the modules are copies of their own."""
+    """On the device, in the precision; the modules are copies of their own. Nothing that a tick reads stays behind: a
+    capture cannot hold a copy from the host."""
     stages = {
         stage: tuple(part._replace(module=copy.deepcopy(reduced(part, precision)).to(device)) for part in parts)
         for stage, parts in lean.stages.items()
     }
-    return replace(lean, stages=stages, times=lean.times.to(device))
+    units = lean.units and (lean.units[0].to(device), lean.units[1].to(device))
+    return replace(lean, stages=stages, times=lean.times.to(device), units=units)

@@ -40,8 +40,16 @@ class LeanModel:
     spec: ModelSpec
     stages: Mapping[str, tuple[Part, ...]]
     times: torch.Tensor  # (evaluations a tick, C): what is added to the condition at each
-    walk: Callable[[torch.Tensor, torch.Tensor, Evaluate], torch.Tensor]  # condition, noise -> (1, H, 7) mm and deg
+    walk: Callable[[torch.Tensor, torch.Tensor, Evaluate], torch.Tensor]  # condition, noise -> (1, H, 7); on any device
     noise_shape: tuple[int, ...]
+    units: tuple[torch.Tensor, torch.Tensor] | None = None  # (7,) factor and offset to mm and deg; None: 1 and 0
+
+    def in_units(self, chunk: torch.Tensor) -> torch.Tensor:
+        """What walk has given, in mm and deg."""
+        if self.units is None:
+            return chunk
+        factor, offset = self.units
+        return chunk * factor + offset
 
     def parts(self) -> list[Part]:
         return [part for stage in STAGES for part in self.stages.get(stage, ())]
@@ -94,4 +102,4 @@ def run_tick(lean: LeanModel, values: dict[str, torch.Tensor]) -> torch.Tensor:
         run_stage(lean, "net", values)
         return values["v"]
 
-    return lean.walk(values["condition"], values["noise"], Evaluations(lean.times, net))
+    return lean.in_units(lean.walk(values["condition"], values["noise"], Evaluations(lean.times, net)))

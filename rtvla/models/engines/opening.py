@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rtvla import __version__, rt
-from rtvla.errors import ConfigError
+from rtvla.errors import CheckpointError, ConfigError
 from rtvla.models.engines import cache, check, rewrite_origin, rewrite_ours
 from rtvla.models.engines.eager import EagerEngine
 from rtvla.models.engines.engine import NAMES, Engine, EngineChoice, EngineReport
@@ -69,6 +69,8 @@ def open_engine(
     CheckpointError if the engine is too far from the model, ConfigError if it cannot run here.
     """
     name, started = resolve(choice, device), time.monotonic()
+    if device.startswith("cuda"):
+        _full_float32()
     if choice.threads:
         torch.set_num_threads(choice.threads)
     threads = torch.get_num_threads()
@@ -90,6 +92,13 @@ def open_engine(
     check.refuse(name, choice.precision, found, plain, choice.max_deviation)
     report = EngineReport(name, choice.precision, threads, build_s, time.monotonic() - started, found, place, memory)
     return engine, report
+
+
+def _full_float32() -> None:
+    """Of this process. By default cuDNN's convolutions round float32 to the 10 bits of TF32: a graph with folded batch
+    norms would then differ from the module by a thousandth, which the check at load cannot tell from a mistake."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def predictor(engine: Engine) -> Callable[[Observation, int], F32]:
@@ -122,7 +131,11 @@ def _staged(
         where = cache.places(checkpoint, module.HOLDS_CODE)
         label += "-" + cache.fingerprint(_facts(checkpoint, name, precision, module.versions()))
     with cache.keep(where, label, module.HOLDS_CODE, build) as kept:
-        engine = StagedEngine(lean, lambda part, values: module.bind(part, precision, kept.folder, threads, values))
+        try:
+            engine = StagedEngine(lean, lambda part, values: module.bind(part, precision, kept.folder, threads, values))
+        except RuntimeError as error:  # of OpenVINO and of torch, about a file that holds another model, or none
+            why = str(error).strip().rpartition("\n")[2]
+            raise CheckpointError(f"engine {kept.folder} cannot be used ({why}): remove that folder") from error
     return engine, kept.build_s, kept.place
 
 

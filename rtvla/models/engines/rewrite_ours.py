@@ -61,25 +61,22 @@ def rewrite(model: VlaModel) -> LeanModel:
         stages[name] = (read, Part(encode, (f"{name}_window",), f"{name}_part"))
     inputs = ("vl_part", "vl_age_s", *(f"{name}_part" for name in uses))
     stages["condition"] = (Part(fuse, inputs, "condition", exact=True),)
-    invert = only(model, "normalizer").normalizer.invert
 
     if isinstance(expert, RegressionExpert):
         stages["net"] = (Part(expert, ("told",), "v"),)
         times = torch.zeros(1, 1)
 
         def walk(condition: torch.Tensor, noise: torch.Tensor, evaluate: Evaluate) -> torch.Tensor:
-            return invert("action", evaluate(None, None, condition))
+            return evaluate(None, None, condition)
 
     else:
         stages["net"] = (Part(Call(only(expert, "embed", "blocks", "head"), "denoise"), ("x", "told"), "v"),)
         sampler = only(expert)
 
-        def sample(condition: torch.Tensor, noise: torch.Tensor, evaluate: Evaluate) -> torch.Tensor:
+        def walk(condition: torch.Tensor, noise: torch.Tensor, evaluate: Evaluate) -> torch.Tensor:
             sampler.velocity = evaluate
             return sampler.sample(condition, noise)
 
-        def walk(condition: torch.Tensor, noise: torch.Tensor, evaluate: Evaluate) -> torch.Tensor:
-            return invert("action", sample(condition, noise, evaluate))
-
-        times = find_times(sample, expert.embed_time, model.noise(1, None))
-    return LeanModel(spec, stages, times, walk, tuple(model.noise(1, None).shape))
+        times = find_times(walk, expert.embed_time, model.noise(1, None))
+    units = (model.normalizer.get_buffer("action_std"), model.normalizer.get_buffer("action_mean"))
+    return LeanModel(spec, stages, times, walk, tuple(model.noise(1, None).shape), units)

@@ -17,7 +17,7 @@ Bind = Callable[[Part, Mapping[str, torch.Tensor]], Run]  # a part, and all plac
 class StagedEngine:
     def __init__(self, lean: LeanModel, bind: Bind) -> None:
         self.inputs = FixedInputs(lean.spec, lean.noise_shape)
-        self._walk = lean.walk
+        self._walk, self._in_units = lean.walk, lean.in_units
         self._values = places(lean, self.inputs)
         self._stages = {
             stage: [bind(part, self._values) for part in lean.stages.get(stage, ()) if not self._hands_on(part)]
@@ -37,7 +37,7 @@ class StagedEngine:
     def act(self) -> F32:
         self._run("condition")
         self._evaluate.begin()
-        return self._walk(self._values["condition"], self._values["noise"], self._evaluate)[0].numpy()
+        return self._in_units(self._walk(self._values["condition"], self._values["noise"], self._evaluate))[0].numpy()
 
     def _hands_on(self, part: Part) -> bool:
         """Its output is its input, at one place: there is nothing to run."""
