@@ -42,6 +42,8 @@ INFER_SETTINGS = {
     "camera_port": "network.camera_port",
     "sensor_port": "network.sensor_port",
     "bind_ip": "network.bind_ip",
+    "insecure_lan": "security.insecure_lan",
+    "keys": "security.keys",
     "auto_start": "commander.auto_start",
     "start_pose": "commander.start_pose_mm_deg",
 }
@@ -110,11 +112,16 @@ def build_parser(verb: str) -> argparse.ArgumentParser:
     _add_send(verbs, verb)
     _add_shm(verbs, verb)
     _add_analyze(verbs, verb)
+    _add_explain(verbs, verb)
+    _add_resume(verbs, verb)
     _add_bench(verbs, verb)
     _add_profile(verbs, verb)
     _add_model(verbs)
     _add_checkpoint(verbs, verb)
     _add_record(verbs)
+    _add_keys(verbs, verb)
+    _add_service(verbs, verb)
+    _add_doctor(verbs, verb)
     return parser
 
 
@@ -168,6 +175,13 @@ def _add_config_flags(parser: argparse._ActionsContainer) -> None:
         "--set", action="append", default=[], metavar="A.B=VALUE", help="override one setting; repeatable"
     )
     parser.add_argument("-v", "--verbose", action="store_true", default=False, help="debug messages in the logs")
+    parser.add_argument("--keys", metavar="DIR", default=argparse.SUPPRESS, help="folder of rtvla keys make (none)")
+    parser.add_argument(
+        "--insecure-lan",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="commands without keys, and sensor data from anywhere, beyond this machine: anybody there moves the robot",
+    )
 
 
 def _add_pipeline_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -194,12 +208,12 @@ def _add_send(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: 
     send = verbs.add_parser("send", help="a program of another machine: sensor, camera, robot, controller, replay")
     if verb != "send":
         return
-    from rtvla.senders import camera_sim, mecademic_standin, replay, robot, sensor_sim
+    from rtvla.senders import camera, mecademic_standin, replay, robot, sensor_sim
 
     kinds = send.add_subparsers(title="senders", required=True, metavar="KIND")
     modules = {
         "sensor": sensor_sim,
-        "camera": camera_sim,
+        "camera": camera,
         "robot": robot,
         "controller": mecademic_standin,
         "replay": replay,
@@ -230,11 +244,29 @@ def _add_analyze(verbs: argparse._SubParsersAction[argparse.ArgumentParser], ver
         parser.set_defaults(verb=analyze.run)
 
 
+def _add_explain(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    parser = verbs.add_parser("explain", help="one command from photons to motion: what it was made of, how old, why")
+    if verb == "explain":
+        from rtvla.tools import explain
+
+        explain.add_arguments(parser)
+        parser.set_defaults(verb=explain.run)
+
+
+def _add_resume(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    parser = verbs.add_parser("resume", help="end a latched hold, after its cause was looked at")
+    if verb == "resume":
+        from rtvla.tools import resume
+
+        resume.add_arguments(parser)
+        parser.set_defaults(verb=resume.run)
+
+
 def _add_bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
-    bench = verbs.add_parser("bench", help="measure this machine: shm, udp, vl, model, gpu, action")
+    bench = verbs.add_parser("bench", help="measure this machine: shm, udp, vl, model, gpu, action, chunks")
     if verb != "bench":
         return
-    from rtvla.tools import bench_action, bench_gpu, bench_model, bench_shm, bench_udp, bench_vl
+    from rtvla.tools import bench_action, bench_chunks, bench_gpu, bench_model, bench_shm, bench_udp, bench_vl
 
     kinds = bench.add_subparsers(title="benchmarks", required=True, metavar="WHAT")
     modules = {
@@ -244,6 +276,7 @@ def _add_bench(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb:
         "model": bench_model,
         "gpu": bench_gpu,
         "action": bench_action,
+        "chunks": bench_chunks,
     }
     for name, module in modules.items():
         kind = kinds.add_parser(name, description=module.__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -295,6 +328,40 @@ def _add_record(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     finish.set_defaults(verb=finish_verb)
 
 
+def _add_keys(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    keys = verbs.add_parser("keys", help="keys for sockets and datagrams: make, show")
+    if verb == "keys":
+        from rtvla.tools import keys as keys_tool
+
+        keys_tool.add_arguments(keys)
+
+
+def _add_doctor(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    parser = verbs.add_parser("doctor", help="is this host fit for the pipeline, and if not, what mends it")
+    if verb != "doctor":
+        return
+    from rtvla.tools import doctor
+
+    parser.description, parser.formatter_class = doctor.__doc__, argparse.RawTextHelpFormatter
+    doctor.add_arguments(parser)
+    _add_config_flags(parser)
+    parser.add_argument("--checkpoint", metavar="DIR", default=argparse.SUPPRESS, help="checkpoint folder")
+    network: dict[str, type] = {"robot-ip": str, "bind-ip": str}
+    network |= dict.fromkeys(("robot-port", "command-port", "camera-port", "sensor-port"), int)
+    for flag, kind in network.items():
+        setting = f"network.{flag.replace('-', '_')}"
+        parser.add_argument(f"--{flag}", type=kind, default=argparse.SUPPRESS, metavar="X", help=setting)
+    parser.set_defaults(verb=doctor_verb)
+
+
+def _add_service(verbs: argparse._SubParsersAction[argparse.ArgumentParser], verb: str) -> None:
+    service = verbs.add_parser("service", help="the pipeline as systemd units: render, install, check, uninstall")
+    if verb == "service":
+        from rtvla.procs import service_cli
+
+        service_cli.add_arguments(service)
+
+
 def config_arguments(args: argparse.Namespace) -> list[str]:
     """The --config and --set options that give every process the same config as this command."""
     settings = list(args.set)
@@ -303,12 +370,16 @@ def config_arguments(args: argparse.Namespace) -> list[str]:
     for flag, setting in INFER_SETTINGS.items():
         if flag in vars(args):
             value = getattr(args, flag)
-            value = os.path.abspath(value) if flag in ("checkpoint", "out") else value
+            value = os.path.abspath(value) if flag in ("checkpoint", "out", "keys") else value
             settings.append(f"{setting}={json.dumps(value, ensure_ascii=False)}")
     options = ["--config", args.config] if args.config else []
     for setting in settings:
         options += ["--set", setting]
     return options + (["-v"] if args.verbose else [])
+
+
+def settings_of(options: list[str]) -> list[str]:
+    return [options[at + 1] for at, option in enumerate(options) if option == "--set"]
 
 
 def infer_verb(args: argparse.Namespace) -> int:
@@ -320,15 +391,14 @@ def up_verb(args: argparse.Namespace) -> int:
 
     log.setup("supervisor", verbose=args.verbose)
     options = config_arguments(args)
-    settings = [options[at + 1] for at, option in enumerate(options) if option == "--set"]
-    return up(Config.load(args.config, settings), options, args.seconds)
+    return up(Config.load(args.config, settings_of(options)), options, args.seconds)
 
 
 def run_verb(args: argparse.Namespace) -> int:
     from rtvla.procs.lifecycle import run
 
     log.setup(args.process, verbose=args.verbose)
-    run(args.process, Config.load(args.config, args.set))
+    run(args.process, Config.load(args.config, settings_of(config_arguments(args))))
     return 0
 
 
@@ -372,6 +442,16 @@ def status_verb(args: argparse.Namespace) -> int:
     from rtvla.tools.status import status
 
     return status(Config.load(args.config), as_json=args.json, watch=args.watch)
+
+
+def doctor_verb(args: argparse.Namespace) -> int:
+    from rtvla.procs.model_setup import require_checkpoint
+    from rtvla.procs.table import PROCESSES, check, cores_of
+    from rtvla.tools.doctor import run
+    from rtvla.tools.doctor_case import Tables
+
+    options = config_arguments(args)
+    return run(args, options, settings_of(options), Tables(PROCESSES, cores_of, check, require_checkpoint))
 
 
 def make_tiny_verb(args: argparse.Namespace) -> int:

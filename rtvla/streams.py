@@ -43,7 +43,7 @@ _TABLE = (
     *(Stream(f"frame.{view}", "camera_ingest", schema.FRAME, "ring", 16, 5, 1000, wakes=True) for view in schema.VIEWS),
     Stream("vl_feature", "vl_encoder", schema.VL_FEATURE, "latest", 16, 2.5, 1500),
     Stream("action_chunk", "policy", schema.CHUNK, "ring", 64, 10, 250),
-    Stream("command", "commander", schema.COMMAND, "ring", 64, 10, 250),
+    Stream("command", "commander", schema.COMMAND, "ring", 1024, 10, 250),  # 10 s of 100 Hz
 )
 
 STREAMS: Mapping[str, Stream] = {stream.name: stream for stream in _TABLE}

@@ -40,14 +40,28 @@ def test_a_word_that_is_not_toml_is_taken_as_text() -> None:
         ("commander.auto_start=1", "must be bool"),
         ("policy.flow_steps=2.5", "must be int"),
         ("network.sensor_port=70000", "network.sensor_port = 70000"),
-        ("commander.workspace_min_mm=[1,2]", "needs 3"),
-        ("commander.workspace_min_mm=[1,2,3]", "both or neither"),
+        ("guard.workspace_min_mm=[1,2]", "needs 3"),
+        ("guard.workspace_min_mm=[1,2,3]", "both or neither"),
+        ("guard.joint_min_deg=[1,2,3,4,5,6]", "both or neither"),
+        ("guard.keep_out_mm=[1,2,3,4,5]", "six a box"),
+        ("guard.keep_out_mm=[1,2,3,4,5,3]", "is not below"),
+        ("guard.on_force=flee", "hold or retract"),
+        ("guard.on_force=retract", "needs guard.retract_mm"),
+        ('guard.reject=["force"]', "step, velocity, acceleration, jerk"),
+        ("commander.max_step_mm=0.05", 'it is now "guard.max_step_mm"'),
+        ("commander.mode=jump", "switch, blend, ensemble"),
+        ("commander.rate_hz=5", "from 10 to 100"),
+        ("commander.rate_hz=200", "from 10 to 100"),
+        ("degrade.robot.at_gone=slow", "end in hold or latch"),
+        ("degrade.view.at_late=hold", "must not get better"),
+        ("degrade.view.at_stale=stop", "stop is no action"),
+        ("degrade.views.late_ms=3", 'did you mean "degrade.view"'),
         ("policy.model_type=difusion", "flow_matching, regression or diffusion"),
         ("policy.diffusion_steps=1001", "policy.diffusion_steps = 1001"),
         ("vl_encoder.reuse=0", "vl_encoder.reuse = 0"),
-        ("commander.max_step_mm=nan", "finite"),
-        ("commander.max_step_mm=inf", "finite"),
-        ("commander.max_step_mm=5.0", "from 1e-06 to 0.1"),
+        ("guard.max_step_mm=nan", "finite"),
+        ("guard.max_step_mm=inf", "finite"),
+        ("guard.max_step_mm=5.0", "from 1e-06 to 0.1"),
         ("policy.rate_hz=0", "from 0.1"),
         ("policy.flow_steps=-3", "policy.flow_steps = -3"),
         ("stale_ms.robot=-1", "stale_ms.robot = -1"),
@@ -62,14 +76,19 @@ def test_mistakes_are_refused_by_name(setting: str, says: str) -> None:
 
 
 def test_the_workspace_must_be_a_box_that_holds_the_start_pose() -> None:
-    box = ["commander.workspace_min_mm=[180,-10,300]", "commander.workspace_max_mm=[200,10,320]"]
+    box = ["guard.workspace_min_mm=[180,-10,300]", "guard.workspace_max_mm=[200,10,320]"]
     Config.load(None, box)
     with pytest.raises(ConfigError, match="150 mm lies outside the workspace"):
         Config.load(None, [*box, "commander.start_pose_mm_deg=[150,1,309,1,91,1]"])
     with pytest.raises(ConfigError, match="is not below"):
-        Config.load(None, ["commander.workspace_min_mm=[200,-10,300]", "commander.workspace_max_mm=[180,10,320]"])
+        Config.load(None, ["guard.workspace_min_mm=[200,-10,300]", "guard.workspace_max_mm=[180,10,320]"])
     with pytest.raises(ConfigError, match="finite"):
-        Config.load(None, ["commander.workspace_min_mm=[nan,nan,nan]", "commander.workspace_max_mm=[1,1,1]"])
+        Config.load(None, ["guard.workspace_min_mm=[nan,nan,nan]", "guard.workspace_max_mm=[1,1,1]"])
+
+
+def test_a_row_of_the_degrade_table_that_is_given_in_part_keeps_the_rest_of_its_own() -> None:
+    robot = Config.load(None, ["degrade.robot.late_ms=50"]).degrade.robot
+    assert (robot.late_ms, robot.at_stale, robot.decelerate_ms) == (50, "hold", 0)
 
 
 def test_cores_must_exist() -> None:

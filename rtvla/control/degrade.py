@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-ACTIONS = ("act", "slow", "finish", "hold", "latch")  # from the best to the worst
-LEVELS = ("fresh", "late", "stale", "gone")
+from rtvla.schema import AGE_LEVELS as LEVELS
+from rtvla.schema import DEGRADE_ACTIONS as ACTIONS
+
 SLOW = 0.5
 GONE_NS = 2**62  # the age of what never came, or of whose writer has died
 
@@ -55,19 +56,25 @@ class Verdict:
     cause: str
 
 
-def judge(table: Mapping[str, Row], ages_ns: Mapping[str, int]) -> Verdict:
-    """The worst of what the ages lead to; among equals the slower, then the first of the table."""
-    return max(_verdicts(table, ages_ns), key=lambda verdict: (ACTIONS.index(verdict.action), -verdict.speed))
+def judge(table: Mapping[str, Row], ages_ns: Mapping[str, int], period_ns: int = 0) -> Verdict:
+    """The worst of what the ages lead to; among equals the slower, then the first of the table. The speed is the mean
+    over the next `period_ns`, so that also a slow commander is slower in its last command than in the one before. An
+    input that has no age is not in use."""
+    return max(
+        _verdicts(table, ages_ns, period_ns), key=lambda verdict: (ACTIONS.index(verdict.action), -verdict.speed)
+    )
 
 
-def _verdicts(table: Mapping[str, Row], ages_ns: Mapping[str, int]) -> Iterable[Verdict]:
+def _verdicts(table: Mapping[str, Row], ages_ns: Mapping[str, int], period_ns: int) -> Iterable[Verdict]:
     yield Verdict("act", 1.0, "")
     for name, row in table.items():
+        if name not in ages_ns:
+            continue
         age_ns = ages_ns[name]
         level = row.level(age_ns)
         action = {"fresh": "act", "late": row.at_late, "stale": row.at_stale, "gone": row.at_gone}[level]
         if action != "act":
-            yield Verdict(action, _speed(row, action, age_ns), f"{name}_{level}")
+            yield Verdict(action, _speed(row, action, age_ns + period_ns // 2), f"{name}_{level}")
 
 
 def _speed(row: Row, action: str, age_ns: int) -> float:

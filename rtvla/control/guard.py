@@ -24,13 +24,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rtvla.clock import SECOND
+from rtvla.schema import CLAMPABLE_CHECKS as CLAMPABLE
 from rtvla.schema import STEP_NS
 
 Six = tuple[float, float, float, float, float, float]
 Pair = tuple[float, float]  # of translation in mm, of rotation in deg
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]  # low and high corner, mm
-CLAMPABLE = ("step", "velocity", "acceleration", "jerk")
-CHECKS = ("not_finite", "joint_limit", "force", "force_rate", *CLAMPABLE, "workspace")
 _NONE: Pair = (math.inf, math.inf)
 _ZERO: Six = (0.0,) * 6
 _ROUNDING = 1 + 1e-9  # what was clamped is at its limit but for the last bits
@@ -71,7 +70,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Ruling:
-    """`delta` may be sent; None: nothing may, because of the last of `violated`, which are in the order of CHECKS."""
+    """`delta` may be sent; None: nothing may, because of the last of `violated`, which are in the order of
+    schema.GUARD_CHECKS."""
 
     delta: Six | None
     violated: tuple[str, ...] = ()
@@ -121,11 +121,13 @@ class Guard:
             return "not_finite"
         if any(not low <= at <= high for at, (low, high) in zip(joints, limits.joints_deg, strict=False)):
             return "joint_limit"
-        if backing_off:
-            return ""
-        if abs(measured.force) > limits.force:
+        return "" if backing_off else self.force_cause(measured)
+
+    def force_cause(self, measured: Measured) -> str:
+        """ "force", "force_rate" or "": what forbids all motion but backing off."""
+        if abs(measured.force) > self.limits.force:
             return "force"
-        return "force_rate" if measured.force_rate > limits.force_rate else ""
+        return "force_rate" if measured.force_rate > self.limits.force_rate else ""
 
     def _slowed(self, velocity: Six, period_s: float) -> tuple[Six, list[str]]:
         limits, violated = self.limits, []

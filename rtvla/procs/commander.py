@@ -1,159 +1,193 @@
-"""commander: action chunk -> one safe command per tick -> robot. The only process that moves anything.
+"""commander: action chunks -> one safe command a tick -> robot. The only process that moves anything.
 
-Reads   action_chunk, robot
+Reads   action_chunk, vl_feature, sensor, robot, frame.*, and what an operator asks (shm/operator.py)
 Writes  command (every decision, also to hold), tcp://network.robot_ip:command_port (JSON dpose, start)
-Late    a missed tick sends nothing: the step that is due is a matter of time, never of counting
+Late    what a late tick has missed is past: a command is the motion of its own stretch of time
 
-It waits for nobody. Silence from the policy, a chunk that is too old or finished, a dead policy or encoder, a silent
-robot, a step that is not finite or leaves the workspace: each makes it hold, which means that it sends nothing.
+It waits for nobody. What it decides and why is control/deciding.py; to hold means that it sends nothing. A latch, the
+session on the wire and the motion that is under way survive its own death: they are in its last records.
 """
 
 from __future__ import annotations
 
 import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import zmq
 
 from rtvla import schema
-from rtvla.clock import MS, SECOND
+from rtvla.clock import MS, SECOND, now_ns, wall_s
 from rtvla.config import Config
-from rtvla.control.chunk import due_step
-from rtvla.control.safety import Guard
+from rtvla.control.deciding import Decider, Decision, Seen
+from rtvla.procs.commander_inputs import InputReader
+from rtvla.procs.commander_record import CommandRecord
 from rtvla.procs.lifecycle import Me, lifecycle
-from rtvla.streams import stale_ns
+from rtvla.security import gate
+from rtvla.security.curve import Curve
+from rtvla.shm import operator
 from rtvla.wire import command as wire
+from rtvla.wire import command_stamp
 
 _STILL_MM, _STILL_NS = 0.02, 300 * MS  # moved less than this for that long: the robot has arrived
+_TELL_NS = SECOND // 2  # so often a change of state is logged; all are counted, and on record
+_TAKEN_BACK = 63  # records of the last command: all that may still be under way at 100 Hz
 
 
 class Commander:
-    """One decision a tick. `decide` names a step or the reason to hold; `tick` sends and puts it on record."""
+    """One decision a tick: `tick` looks, decides, sends and puts it on record."""
 
     def __init__(self, me: Me, cfg: Config, sock: zmq.Socket[bytes]) -> None:
         self._me, self._sock, self._cfg = me, sock, cfg.commander
-        self._chunks, self._robot = me.reader("action_chunk"), me.reader("robot")
-        self._features = me.reader("vl_feature")  # only to know whether its writer lives
-        self._out = me.writer("command")
-        self._record = np.zeros((), schema.COMMAND)
-        limits = cfg.commander
-        self._guard = Guard(limits.max_step_mm, limits.max_step_deg, limits.workspace_min_mm, limits.workspace_max_mm)
-        self._chunk_stale_ns = stale_ns("action_chunk", cfg.stale_ms)
-        self._robot_stale_ns = stale_ns("robot", cfg.stale_ms)
+        self._decider, self._inputs = Decider(cfg), InputReader(me, cfg)
+        self._out, self._record = me.writer("command"), CommandRecord()
+        self._operator = operator.requests(me.hub)
+        self._asked = self._operator.head  # what was asked of a predecessor has been answered, or is too old
         # Asked once a run, also across a restart of this process: `start` moves the arm to the start pose.
         self._must_start = cfg.commander.auto_start and me.health.counter("start_done") == 0
-        self._still_since: tuple[np.ndarray, int] | None = None
-        self._last_step, self._last_sent_ns = self._before_restart()
+        self._still_since: tuple[Sequence[float], int] | None = None
+        self._state, self._told_ns, self._untold = "", -SECOND, 0
+        self._session, self._seq = secrets.token_hex(8), 0
+        self._take_over()
 
     def tick(self, now: int) -> None:
-        """Decide for `now`, the real start of the tick: a late tick takes the step that is due then, not an old one."""
-        record = self._record
-        chunk, state = self._chunks.newest(), self._robot.newest()
-        self._describe(chunk, now)
-        step = due_step(int(chunk["observed_ns"]), int(chunk["horizon"]), schema.STEP_NS, now) if chunk else -1
-        record["step"] = step
-        reason = self._why_not(chunk, state, step, now)
-        sent, kind = None, "hold"
-        if not reason and self._must_start and state is not None:
-            kind, reason = self._start(state["pose_mm_deg"], now)
-        elif not reason and chunk is not None and state is not None:
-            requested = chunk["actions"][step][:6]
-            record["requested_mm_deg"] = requested
-            sent, shortened, reason = self._guard.check(requested.tolist(), state["pose_mm_deg"].tolist())
-            record["clamped"] = int(shortened)
-            if sent is not None:
-                kind, reason = ("dpose", "") if self._send(wire.encode_dpose(sent)) else ("hold", "send_failed")
-        if kind == "dpose" and chunk is not None:
-            self._last_step, self._last_sent_ns = (int(chunk["index"]), step), now
-        record["sent_mm_deg"] = sent if kind == "dpose" and sent is not None else 0
-        self._conclude(kind, reason)
+        """`now` is the real start of the tick."""
+        self._obey(now)
+        for chunk in self._inputs.new_chunks():
+            index, steps = int(chunk["index"]), chunk["actions"][: int(chunk["horizon"]), :6].tolist()
+            self._record.remember(chunk)
+            if why := self._decider.take(index, int(chunk["observed_ns"]), steps, now):
+                self._me.count(f"chunk.{why}")
+        seen = self._inputs.seen(now)
+        decision = self._decider.decide(now, seen, starting=self._must_start)
+        kind, reason, sent_ns = decision.kind, decision.reason, 0
+        if kind == "start" and seen.measured is not None:
+            kind, reason, sent_ns = self._start(seen.measured.pose_mm_deg, now)
+        elif kind == "dpose" and decision.delta is not None:
+            delta = decision.delta
+            sent_ns = self._send(lambda stamp: wire.encode_dpose(delta, stamp=stamp))
+            if sent_ns:
+                self._decider.sent(decision, now)
+            else:
+                self._decider.not_sent(now)
+                kind, reason = "hold", "send_failed"
+        self._conclude(now, decision, seen, kind, reason, sent_ns)
 
-    def _why_not(self, chunk: np.void | None, state: np.void | None, step: int, now: int) -> str:
-        """The first reason to hold before the step itself is looked at, or ""."""
-        checks = (
-            ("no_chunk", lambda: chunk is None or step < 0),
-            ("policy_dead", lambda: not self._chunks.writer_alive()),
-            ("vl_encoder_dead", lambda: not self._features.writer_alive()),
-            ("chunk_late", lambda: now - int(chunk["observed_ns"]) > self._chunk_stale_ns),  # type: ignore[index]
-            ("chunk_finished", lambda: step >= int(chunk["horizon"])),  # type: ignore[index]
-            # A late tick is followed by one on time: without this the robot PC would add up two steps in one period.
-            ("step_done", lambda: (int(chunk["index"]), step) == self._last_step or self._is_too_soon(now)),  # type: ignore[index]
-            ("robot_stale", lambda: state is None or now - int(state["received_ns"]) > self._robot_stale_ns),
-        )
-        return next((reason for reason, is_so in checks if is_so()), "")
+    def _take_over(self) -> None:
+        """Go on where the last record of a predecessor in this run ends."""
+        commands = self._me.reader("command")
+        last = commands.latest(min(commands.head, _TAKEN_BACK))
+        if last is None or not len(last):
+            return
+        for record in last:
+            if record["sent_ns"] and schema.COMMAND_KINDS[int(record["kind"])] == "dpose":
+                self._decider.done_ns = int(record["end_ns"])
+                self._decider.pending.add(int(record["decided_ns"]), record["sent_mm_deg"].tolist())
+        newest = last[-1]
+        # One more: between sending and recording a process can be killed, and no number may come twice.
+        self._session, self._seq = bytes(newest["session"]).decode(), int(newest["seq"]) + 1
+        if newest["latched"]:
+            self._decider.latch.set(schema.HOLD_REASONS[int(newest["latched"])], int(newest["latched_ns"]))
+            self._me.log.warning("still latched: %s; rtvla resume ends it", self._decider.latch.cause)
 
-    def _is_too_soon(self, now: int) -> bool:
-        return now - self._last_sent_ns < schema.STEP_NS // 2
+    def _obey(self, now: int) -> None:
+        """An operator may end the latch that he has seen, and no other, and only now."""
+        if self._operator.head == self._asked:
+            return
+        self._asked = self._operator.head
+        request = self._operator.newest()
+        if request is None:
+            return
+        who, cause = bytes(request["who"]).decode(errors="replace"), self._decider.latch.cause
+        is_new = 0 <= now_ns() - int(request["received_ns"]) <= operator.VALID_NS
+        if is_new and self._decider.release(int(request["latched_ns"]), now):
+            self._me.count("resumed")
+            self._me.log.warning("%s has ended the latch %s", who, cause)
+        else:
+            self._me.count("resume_ignored")
+            self._me.events.warn("resume_ignored", f"{who} asked {'for another latch' if is_new else 'too long ago'}")
 
-    def _before_restart(self) -> tuple[tuple[int, int], int]:
-        """(chunk, step) and time of the last step that this process, or the one it took over from, has sent."""
-        last = self._me.reader("command").newest()
-        if last is None or schema.COMMAND_KINDS[int(last["kind"])] != "dpose":
-            return (-1, -1), -schema.STEP_NS
-        return (int(last["chunk_index"]), int(last["step"])), int(last["decided_ns"])
-
-    def _start(self, pose: np.ndarray, now: int) -> tuple[str, str]:
-        """Send `start` once, then hold until the arm stands still at the start pose."""
-        if self._me.health.counter("start_sent") == 0:
-            if not self._send(wire.encode_start(self._cfg.start_pose_mm_deg)):
-                return "hold", "send_failed"
-            self._me.count("start_sent")
-            self._me.log.info("start sent: the robot moves to %s (mm, deg)", self._cfg.start_pose_mm_deg)
-            return "start", ""
+    def _start(self, pose: Sequence[float], now: int) -> tuple[str, str, int]:
+        """(kind, reason, when sent). Send `start` once, then hold until the arm stands still at the start pose."""
+        me, target = self._me, self._cfg.start_pose_mm_deg
+        if me.health.counter("start_sent") == 0:
+            me.count("start_sent")  # before it is: whoever is killed in between must not have it sent twice
+            sent_ns = self._send(lambda stamp: wire.encode_start(target, stamp=stamp))
+            if not sent_ns:
+                me.count("start_sent", -1)  # it is known not to have gone
+                return "hold", "send_failed", 0
+            me.log.info("start sent: the robot moves to %s (mm, deg)", target)
+            return "start", "", sent_ns
         if self._still_since is None or math.dist(pose[:3], self._still_since[0]) > _STILL_MM:
-            self._still_since = (pose[:3].copy(), now)
-        far_mm = math.dist(pose[:3], self._cfg.start_pose_mm_deg[:3])
+            self._still_since = (pose[:3], now)
+        far_mm = math.dist(pose[:3], target[:3])
         if far_mm <= self._cfg.start_tolerance_mm and now - self._still_since[1] >= _STILL_NS:
             self._must_start = False
-            self._me.count("start_done")
-            self._me.log.info("the robot has arrived at the start pose, %.3f mm off", far_mm)
-        return "hold", "starting"
+            me.count("start_done")
+            me.log.info("the robot has arrived at the start pose, %.3f mm off", far_mm)
+        return "hold", "starting", 0
 
-    def _send(self, payload: bytes) -> bool:
-        """Never waits and never queues for a robot that is not there: an old command must not come out later."""
+    def _send(self, encode: Callable[[Mapping[str, Any]], bytes]) -> int:
+        """When it was given away (ns), or 0. Never waits and never queues for a robot that is not there: an old
+        command must not come out later."""
+        self._seq += 1
+        payload = encode(command_stamp.fields(self._session, self._seq, wall_s(), self._cfg.ttl_ms))
         try:
             self._sock.send(payload, zmq.DONTWAIT)
         except zmq.Again:
-            return False
-        return True
+            return 0
+        return now_ns()
 
-    def _describe(self, chunk: np.void | None, now: int) -> None:
-        """Ages at this tick of what the chunk was made from, so that each command carries them."""
-        record = self._record
-        record["decided_ns"] = now
-        record["requested_mm_deg"], record["clamped"] = 0, 0
-        if chunk is None:
-            record["chunk_index"] = 0
-            for name in ("sensor_age_ns", "robot_age_ns", "vl_age_ns", "chunk_age_ns"):
-                record[name] = -1
-            return
-        age = now - int(chunk["observed_ns"])
-        record["chunk_index"], record["chunk_age_ns"] = chunk["index"], age
-        for name in ("sensor_age_ns", "robot_age_ns", "vl_age_ns"):
-            record[name] = int(chunk[name]) + age
-
-    def _conclude(self, kind: str, reason: str) -> None:
-        record, me = self._record, self._me
-        record["kind"] = schema.COMMAND_KINDS.index(kind)
-        record["reason"] = schema.HOLD_REASONS.index(reason or "none")
+    def _conclude(self, now: int, decision: Decision, seen: Seen, kind: str, reason: str, sent_ns: int) -> None:
+        me, latch = self._me, self._decider.latch
+        record = self._record.fill(now, decision, seen, kind, reason, sent_ns, latch)
+        record["session"], record["seq"] = self._session.encode(), self._seq
         self._out.put(record)
         me.count(f"hold.{reason}" if kind == "hold" else kind)
-        if record["clamped"]:
+        if decision.clamped:
             me.count("clamped")
+        for check in decision.violated:
+            me.count(f"guard.{check}")
+        if reason != "step_done":
+            self._tell(now, kind, reason or decision.verdict.cause, decision.verdict.action)
+
+    def _tell(self, now: int, kind: str, cause: str, action: str) -> None:
+        """Each change of state is counted, and logged with its cause unless one was just logged."""
+        name = "hold" if kind == "hold" else "retract" if cause in ("force", "force_rate") else kind
+        name = action if name == "dpose" else name
+        state = f"{name}: {cause}" if cause else name
+        if state == self._state:
+            return
+        was, self._state = self._state or "nothing", state
+        self._me.count(f"became.{name}")
+        if now - self._told_ns < _TELL_NS:
+            self._untold += 1
+            return
+        more = f", {self._untold} changes before it not logged" if self._untold else ""
+        latched = f"; latched by {self._decider.latch.cause}, rtvla resume ends it" if cause == "latched" else ""
+        self._me.log.info("%s (was %s)%s%s", state, was, latched, more)
+        self._told_ns, self._untold = now, 0
 
 
 def main(cfg: Config) -> None:
-    with lifecycle("commander", cfg) as me, zmq.Context() as context, context.socket(zmq.PUSH) as sock:
+    with (
+        lifecycle("commander", cfg) as me,
+        zmq.Context() as context,
+        context.socket(zmq.PUSH) as sock,
+        Curve(context, gate.host_command_port(cfg, me.log.warning), me.refused) as curve,
+    ):
         sock.setsockopt(zmq.LINGER, 0)
         sock.setsockopt(zmq.IMMEDIATE, 1)  # no queue for a robot that is not connected
         sock.setsockopt(zmq.SNDHWM, 1)
         sock.setsockopt(zmq.SNDBUF, 4096)
         sock.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        sock.connect(f"tcp://{cfg.network.robot_ip}:{cfg.network.command_port}")
-        if not cfg.commander.workspace_min_mm:
-            me.log.warning("no workspace box: set commander.workspace_min_mm and workspace_max_mm")
+        curve.connect(sock, "robot", f"tcp://{cfg.network.robot_ip}:{cfg.network.command_port}")
+        if not cfg.guard.workspace_min_mm:
+            me.log.warning("no workspace box: set guard.workspace_min_mm and workspace_max_mm")
         commander = Commander(me, cfg, sock)
         me.ready()
-        for tick in me.ticks(SECOND / schema.STEP_NS, int(cfg.commander.phase_ms * MS)):
+        for tick in me.ticks(cfg.commander.rate_hz, int(cfg.commander.phase_ms * MS)):
             commander.tick(tick.start_ns)
+            curve.serve()

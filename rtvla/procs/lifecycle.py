@@ -80,6 +80,11 @@ class Me:
         self._opened.append(writer)
         return writer
 
+    def refused(self, cause: str, detail: str) -> None:
+        """Somebody at one of our sockets was not let in (security/curve.py)."""
+        self.count(f"refused.{cause}")
+        self.events.warn(f"refused.{cause}", detail)
+
     def ready(self) -> None:
         """One full round has succeeded: from now on urgent, watched, and without garbage collections."""
         grants = [rt.timer_slack(self._cfg.realtime.timer_slack_ns)]

@@ -40,6 +40,12 @@ def block(look: dict[str, Any], mean_vl_ms: float) -> str:
             f"{name.capitalize()} buffer: {fill['fresh']}/{fill['window']} | {stream['hz']:.0f} Hz | "
             f"age: {_ms(stream['age_ms'])}"
         )
+    if look["ages"]:
+        aged = ", ".join(f"{name} {row['p50_ms']:.0f}/{row['p99_ms']:.0f}" for name, row in look["ages"].items())
+        lines.append(f"Age of inputs p50/p99 ms: {aged}")
+    unknown = [stream for stream, row in look["clocks"].items() if not row.get("trusted")]
+    if unknown:
+        lines.append(f"Clocks: arrival counts for {', '.join(unknown)}")
     if look["robot"]:
         robot = look["robot"]
         lines.append(f"Robot: J1={robot['joints_deg'][0]:.2f}°, Px={robot['pose_mm_deg'][0]:.2f}mm")
@@ -73,7 +79,7 @@ def waits(look: dict[str, Any]) -> list[str]:
 
 
 def _is_loss(counter: str) -> bool:
-    return counter.startswith(("dropped.", "lost.", "write_failed."))
+    return counter.startswith(("dropped.", "lost.", "refused.", "write_failed.", "frozen."))
 
 
 def _ms(value: float | None, digits: int = 0) -> str:

@@ -15,9 +15,11 @@ from rtvla.errors import ConfigError, ShmError
 from rtvla.procs.child import Child
 from rtvla.procs.dumper import Dumper
 from rtvla.procs.model_setup import require_checkpoint
+from rtvla.procs.sender_command import sender_command
 from rtvla.procs.supervisor import Supervisor, clear_leftovers, refuse_if_used
 from rtvla.procs.table import PROCESSES, check, cores_of, sender_process
 from rtvla.record.folder import new_run_folder
+from rtvla.security import gate
 from rtvla.shm.health import stream_of
 from rtvla.shm.hub import Hub
 from rtvla.shm.segment import path_of
@@ -32,6 +34,7 @@ def up(cfg: Config, arguments: Sequence[str], seconds: float | None) -> int:
     --config and --set options that made `cfg`: each process loads the same. Returns the exit code."""
     log = logging.getLogger("supervisor")
     check(cfg)
+    gate.check(cfg, log.warning)
     require_checkpoint(cfg)
     hub = Hub(namespace())
     _wait_until_unused(hub)
@@ -79,23 +82,9 @@ def _wait_until_unused(hub: Hub) -> None:
 
 def _children(cfg: Config, shared: Sequence[str], logs: Path) -> list[Child]:
     children = [Child(process, ["run", name, *shared], logs / f"{name}.log") for name, process in PROCESSES.items()]
-    network = cfg.network
-    ports = {
-        "robot": [
-            "--bind",
-            network.robot_ip,
-            "--state-port",
-            network.robot_port,
-            "--command-port",
-            network.command_port,
-        ],
-        "camera": ["--server-ip", network.listen_ip(), "--server-port", network.camera_port],
-        "sensor": ["--target", network.listen_ip(), "--port", network.sensor_port],
-    }
-    for kind, flags in cfg.simulation.senders.items():
+    for kind in cfg.simulation.senders:
         process = sender_process(kind)
-        command = ["send", kind, *map(str, ports[kind]), *flags]
-        children.append(Child(process, command, logs / f"{process.name}.log"))
+        children.append(Child(process, sender_command(cfg, kind), logs / f"{process.name}.log"))
     return children
 
 

@@ -14,28 +14,48 @@ import numpy as np
 from rtvla import schema
 from rtvla.clock import now_ns, wall_s
 from rtvla.config import Config
-from rtvla.control.observation import Ages, Limits, observe
+from rtvla.control.observation import Limits, Seen, WindowSpec, observe
 from rtvla.errors import ConfigError
 from rtvla.models.checkpoint import load_policy
 from rtvla.models.engines.engine import EngineChoice, EngineReport
 from rtvla.models.policy import VlaPolicy
+from rtvla.models.spec import ModelSpec
 from rtvla.procs.lifecycle import Me, lifecycle
 from rtvla.procs.model_setup import feature_of, require_checkpoint, resolve_device
 from rtvla.schema import Prediction
-from rtvla.shm.ring import Records
+from rtvla.shm.ring import Records, RingReader
 from rtvla.streams import stale_ns
+
+_FEATURES = 4  # to choose from: one that has no view from after the observation
 
 
 def limits_of(cfg: Config) -> Limits:
     sensor, robot, feature = (stale_ns(name, cfg.stale_ms) for name in ("sensor", "robot", "vl_feature"))
-    return Limits(sensor, robot, feature, int(cfg.policy.max_gap_ms * 1e6))
+    return Limits(sensor, robot, feature, cfg.policy.max_missing)
+
+
+def windows_of(spec: ModelSpec) -> tuple[WindowSpec, WindowSpec]:
+    """Sensor and robot. A model that cannot be told what is missing was trained with windows by count."""
+    by_time = spec.missing_mask
+    return (
+        WindowSpec(spec.sensor_window, spec.sensor_hz, by_time),
+        WindowSpec(spec.robot_window, spec.robot_hz, by_time),
+    )
+
+
+def newest(reader: RingReader, least: int, most: int) -> Records | None:
+    """Up to `most` records, or None if there are not even `least`."""
+    head = reader.head
+    return reader.latest(min(head, most)) if head >= least else None
 
 
 class Policy:
     """One tick of the policy: look, think, publish. Holds the readers and the record that is filled again and again."""
 
     def __init__(self, me: Me, cfg: Config, vla: VlaPolicy) -> None:
-        self._me, self._vla, self._limits = me, vla, limits_of(cfg)
+        self._me, self._vla, self._limits, self._windows = me, vla, limits_of(cfg), windows_of(vla.spec)
+        behind_ns = max(self._limits.sensor_stale_ns, self._limits.robot_stale_ns)
+        self._reach = [window.reach(behind_ns) for window in self._windows]
         self._fingerprint = feature_of(cfg, vla.spec)
         self._sensor, self._robot = me.reader("sensor"), me.reader("robot")
         self._feature, self._out = me.reader("vl_feature"), me.writer("action_chunk")
@@ -43,22 +63,22 @@ class Policy:
         self._last_feature, self._reuse = -1, 0
 
     def tick(self) -> None:
-        spec, started_ns = self._vla.spec, now_ns()
-        sensor, robot = self._sensor.latest(spec.sensor_window), self._robot.latest(spec.robot_window)
-        feature = self._feature.newest()
-        observation, ages, why = observe(sensor, robot, feature, self._fingerprint, started_ns, self._limits)
-        if observation is None or ages is None or sensor is None or robot is None or feature is None:
+        started_ns = now_ns()
+        sensor = newest(self._sensor, self._windows[0].count, self._reach[0])
+        robot = newest(self._robot, self._windows[1].count, self._reach[1])
+        features = newest(self._feature, 1, _FEATURES)
+        seen, why = observe(sensor, robot, features, self._fingerprint, started_ns, self._windows, self._limits)
+        if seen is None:
             self._me.count(f"no_chunk.{why}")
             return
-        prediction = self._vla.predict(observation, seed=self._out.next_index)
+        prediction = self._vla.predict(seen.observation, seed=self._out.next_index)
         if not np.isfinite(prediction.actions).all():
             self._me.count("no_chunk.not_finite")
             return
-        self._publish(started_ns, ages, sensor, robot, feature, prediction)
+        self._publish(started_ns, seen, prediction)
 
-    def _publish(
-        self, started_ns: int, ages: Ages, sensor: Records, robot: Records, feature: np.void, prediction: Prediction
-    ) -> None:
+    def _publish(self, started_ns: int, seen: Seen, prediction: Prediction) -> None:
+        feature, observation = seen.feature, seen.observation
         vl_index = int(feature["index"])
         self._reuse = self._reuse + 1 if vl_index == self._last_feature else 0
         self._last_feature = vl_index
@@ -67,25 +87,31 @@ class Policy:
             "observed_ns": started_ns,
             "wall_s": wall_s() - (now_ns() - started_ns) / 1e9,
             "horizon": horizon,
-            "sensor_count": len(sensor),
-            "robot_count": len(robot),
+            "sensor_count": np.count_nonzero(~observation.sensor_missing),
+            "robot_count": np.count_nonzero(~observation.robot_missing),
+            "sensor_missing": np.count_nonzero(observation.sensor_missing),
+            "robot_missing": np.count_nonzero(observation.robot_missing),
             "vl_reuse": self._reuse,
             "vl_index": vl_index,
             "vl_update_number": feature["update_number"],
             "vl_update_ns": feature["update_ns"],
-            "sensor_index": sensor["index"][-1],
-            "robot_index": robot["index"][-1],
-            "sensor_age_ns": ages.sensor_ns,
-            "robot_age_ns": ages.robot_ns,
-            "vl_age_ns": ages.vl_ns,
-            "view_age_ns": ages.view_ns,
+            "sensor_index": seen.sensor["index"],
+            "robot_index": seen.robot["index"],
+            "view_index": feature["view_index"],
+            "sensor_captured_ns": seen.sensor["captured_ns"],
+            "robot_captured_ns": seen.robot["captured_ns"],
+            "view_captured_ns": feature["view_captured_ns"],
+            "sensor_age_ns": seen.sensor_age_ns,
+            "robot_age_ns": seen.robot_age_ns,
+            "vl_age_ns": seen.vl_age_ns,
+            "view_age_ns": seen.view_age_ns,
             "sensor_encode_ns": prediction.sensor_encode_ns,
             "robot_encode_ns": prediction.robot_encode_ns,
             "action_ns": prediction.action_ns,
         }
         for name, value in values.items():
             record[name] = value
-        record["robot_state"][:6], record["robot_state"][6:] = robot["joints_deg"][-1], robot["pose_mm_deg"][-1]
+        record["robot_state"] = observation.robot[-1]
         record["actions"][:horizon], record["actions"][horizon:] = prediction.actions, 0
         record["published_ns"] = published_ns = now_ns()
         record["total_ns"] = published_ns - started_ns

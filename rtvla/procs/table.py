@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rtvla.config import Config
 from rtvla.errors import ConfigError
-from rtvla.streams import STREAMS
+from rtvla.streams import FRAME_STREAMS, STREAMS
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def check(cfg: Config) -> None:
     for where, given, known in (
         ("realtime.cores", cfg.realtime.cores, PROCESSES),
         ("stale_ms", cfg.stale_ms, STREAMS),
+        ("shortest_way_ms", cfg.shortest_way_ms, ("sensor", "robot", *FRAME_STREAMS)),
         ("simulation.senders", cfg.simulation.senders, SENDERS),
     ):
         for name in given:

@@ -21,6 +21,8 @@ Rgb = npt.NDArray[np.uint8]
 class Frame:
     rgb: Rgb  # (H, W, 3)
     received_ns: int
+    captured_ns: int
+    uncertainty_ns: int
     index: int
     begun_ns: int
     small: npt.NDArray[np.int16] | None  # in grey, where frames are compared
@@ -69,7 +71,10 @@ class ViewSource:
         small = None
         if self._skip_below:
             small = simplejpeg.decode_jpeg(jpeg, "GRAY", min_factor=_SHRINK, min_height=1, min_width=1).astype(np.int16)
-        return Frame(rgb, int(record["received_ns"]), int(record["index"]), self.begun_ns, small)
+        received, captured, uncertainty, index = (
+            int(record[name]) for name in ("received_ns", "captured_ns", "clock_uncertainty_ns", "index")
+        )
+        return Frame(rgb, received, captured, uncertainty, index, self.begun_ns, small)
 
     def is_unchanged(self, frame: Frame) -> bool:
         """Against the one that was encoded last, so that slow changes add up. By the block that has changed most: a

@@ -1,7 +1,7 @@
 """vl_encoder: newest frames -> VL feature, at its own pace.
 
 Reads   frame.<view>
-Writes  vl_feature, republished after each encode with the arrival time of every view in it
+Writes  vl_feature, republished after each encode with the capture time of every view in it
 Late    nothing waits for it: a view whose frame changed meanwhile is encoded from the newest one, the rest is skipped
 
 A per_view model is encoded rolling, the view that has waited longest first: the mean of per-view vectors is an exact
@@ -55,6 +55,7 @@ class Encoder:
         self._updates = int(last["update_number"]) if last is not None else 0  # numbers go on after a restart
         self._vectors: dict[str, F32] = {}
         self._set: dict[str, tuple[int, int]] = {}  # views of the joint set under way -> size of their frame
+        self._set_begun_ns = 0
         self._renewed: dict[str, int] = {}  # view -> encode time, since the last whole set
         self._replays = 0
 
@@ -107,15 +108,20 @@ class Encoder:
         if self._set and (height, width) not in self._set.values():
             self._give_up_streaming()
             return True
-        self._set[view.name] = (height, width)
         stream = self._model.stream(height, width)
-        stream.put(self.views.index(view), self._model.tensor([frame.rgb]))
-        feature = stream.feature()
-        took_ns = self._note(view, frame)
-        if feature is not None:
-            self._publish(feature, took_ns)
+        if not self._set:
             stream.begin()
+            self._set_begun_ns = frame.begun_ns
+        self._set[view.name] = (height, width)
+        stream.put(self.views.index(view), self._model.tensor([frame.rgb]))
+        took_ns = self._note(view, frame)
+        if len(self._set) == len(self.views):
+            feature = stream.feature()
+            assert feature is not None  # every view was put
+            self._publish(feature, took_ns)
             self._set = {}
+            for view in self.views:  # the next set is due as one: a view taken earlier than the others ages with them
+                view.begun_ns = self._set_begun_ns
         return True
 
     def _give_up_streaming(self) -> None:
@@ -145,7 +151,8 @@ class Encoder:
     def _note(self, view: ViewSource, frame: Frame) -> int:
         """It goes on record that the next feature is made of this frame. Returns the time since it was taken."""
         at, took_ns = schema.VIEWS.index(view.name), now_ns() - frame.begun_ns
-        self._record["view_received_ns"][at], self._record["view_index"][at] = frame.received_ns, frame.index
+        for name in ("received_ns", "captured_ns", "uncertainty_ns", "index"):
+            self._record[f"view_{name}"][at] = getattr(frame, name)
         self._renewed[view.name] = took_ns
         return took_ns
 

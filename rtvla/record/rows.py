@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from rtvla.record.json_text import shortest
-from rtvla.schema import COMMAND_KINDS, HOLD_REASONS, ROBOT_CHANNEL_NAMES, VIEWS
+from rtvla.schema import (
+    COMMAND_KINDS,
+    DEGRADE_ACTIONS,
+    GUARD_CHECKS,
+    HOLD_REASONS,
+    INPUTS,
+    ROBOT_CHANNEL_NAMES,
+    VIEWS,
+)
 
 Row = dict[str, Any]
 CSV_HEADER = ",".join(
@@ -18,6 +26,9 @@ CSV_HEADER = ",".join(
 
 def timing_row(chunk: np.void, first_of_update: bool) -> Row:
     """One line of performance_timings: where the time of this chunk went (ms) and how old its data was (ms).
+
+    Ages count from capture. `*_captured_ns` are on this host's CLOCK_MONOTONIC, as `received_ns` and `captured_ns` are
+    in the samples' file; `*_missing` are places of a window for which there was no sample.
 
     `vl_update_time` is the encode time of the whole set of views, on the first chunk that uses it, else 0.
     An age that does not exist (a view that is not in the feature) is null.
@@ -41,6 +52,12 @@ def timing_row(chunk: np.void, first_of_update: bool) -> Row:
         "sensor_index": int(chunk["sensor_index"]),
         "robot_index": int(chunk["robot_index"]),
         "vl_index": int(chunk["vl_index"]),
+        "sensor_missing": int(chunk["sensor_missing"]),
+        "robot_missing": int(chunk["robot_missing"]),
+        "view_index": {view: int(index) for view, index in zip(VIEWS, chunk["view_index"], strict=True)},
+        "sensor_captured_ns": int(chunk["sensor_captured_ns"]),
+        "robot_captured_ns": int(chunk["robot_captured_ns"]),
+        "view_captured_ns": {view: int(ns) or None for view, ns in zip(VIEWS, chunk["view_captured_ns"], strict=True)},
     }
 
 
@@ -49,7 +66,7 @@ def result_row(chunk: np.void) -> Row:
 
     `delta` equals `actions`: the old model was given its last actions and put out a difference to them; this one
     starts from zero each time, so the difference is the action. Both are H x 7 in the units of schema.ACTION_NAMES.
-    `robot_state.timestamp` is the arrival of that state here (epoch s).
+    `robot_state.timestamp` is the capture of that state (epoch s of this host).
     """
     state, actions = shortest(chunk["robot_state"]), shortest(chunk["actions"][: int(chunk["horizon"])])
     wall_s = float(chunk["wall_s"])
@@ -69,7 +86,11 @@ def result_row(chunk: np.void) -> Row:
 
 
 def command_row(command: np.void, mono_to_wall_s: Callable[[int], float]) -> Row:
-    """One line of commands: what was decided, what went out, why not. `action_id` names the chunk as in the timings."""
+    """One line of commands: what was decided, what went out, why not. `action_id` names the chunk as in the timings.
+
+    `start_ms` and `end_ms`: the stretch of time, from the decision, whose motion it is. `input_age_ms`: of the newest
+    of each input, as the degrade table saw it; the ages beside it are of what the chunk was made from.
+    """
     with_chunk = int(command["chunk_age_ns"]) >= 0
     return {
         "index": int(command["index"]),
@@ -85,6 +106,19 @@ def command_row(command: np.void, mono_to_wall_s: Callable[[int], float]) -> Row
         "robot_age_ms": _age_ms(command["robot_age_ns"]),
         "vl_age_ms": _age_ms(command["vl_age_ns"]),
         "chunk_age_ms": _age_ms(command["chunk_age_ns"]),
+        "session": bytes(command["session"]).decode(errors="replace"),
+        "seq": int(command["seq"]),
+        "start_ms": (int(command["start_ns"]) - int(command["decided_ns"])) / 1e6,
+        "end_ms": (int(command["end_ns"]) - int(command["decided_ns"])) / 1e6,
+        "action": _name(DEGRADE_ACTIONS, int(command["action"])),
+        "cause": _name(HOLD_REASONS, int(command["cause"])),
+        "speed": float(command["speed"]),
+        "violations": [name for bit, name in enumerate(GUARD_CHECKS) if int(command["violations"]) >> bit & 1],
+        "latched": _name(HOLD_REASONS, int(command["latched"])),
+        "vl_reuse": int(command["vl_reuse"]) if with_chunk else None,
+        "force": float(command["force"]),
+        "force_rate": float(command["force_rate"]),
+        "input_age_ms": {name: _age_ms(age) for name, age in zip(INPUTS, command["input_age_ns"], strict=True)},
     }
 
 

@@ -1,8 +1,9 @@
 """Sensor samples: appended as they are while the run goes on, turned into an npz when it is finished.
 
-The npz has what the old recordings have (timestamps, send_timestamps f64, forces f32, alines f32 N x 1025) and two
-arrays that would be lost with the raw file: `indices` (u64; a gap is a loss) and `received_ns` (i64, the arrival on
-this host's CLOCK_MONOTONIC). It is written in blocks, so memory does not grow with the run: 2.7 MB/s, 9.7 GB an hour.
+The npz has what the old recordings have (timestamps, send_timestamps f64, forces f32, alines f32 N x 1025) and four
+arrays that would be lost with the raw file: `indices` (u64; a gap is a loss), `received_ns` and `captured_ns` (i64,
+arrival and capture on this host's CLOCK_MONOTONIC), `clock_uncertainty_ns` (i64, of the capture). It is written in
+blocks, so memory does not grow with the run: 2.7 MB/s, 9.7 GB an hour.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Progress = Callable[[int, int], object]  # (samples done, samples in all), calle
 BLOCK = 512  # samples, 2 MB
 _SYNC_BLOCKS = 64  # a disk that is slow shows itself in steps, not in one long wait at the end
 
-# All but the A-lines: 36 bytes of 4136, collected on the way through so that the raw file is read once.
+# All but the A-lines: 52 bytes of 4152, collected on the way through so that the raw file is read once.
 _SMALL = np.dtype(
     [
         ("timestamps", "<f8"),
@@ -32,6 +33,8 @@ _SMALL = np.dtype(
         ("forces", "<f4"),
         ("indices", "<u8"),
         ("received_ns", "<i8"),
+        ("captured_ns", "<i8"),
+        ("clock_uncertainty_ns", "<i8"),
     ]
 )
 
@@ -116,5 +119,7 @@ def _small(samples: np.ndarray) -> np.ndarray:
     small = np.empty(len(samples), _SMALL)
     wire = samples["wire"]
     small["timestamps"], small["send_timestamps"], small["forces"] = wire["sampled_s"], wire["sent_s"], wire["force"]
-    small["indices"], small["received_ns"] = samples["index"], samples["received_ns"]
+    small["indices"] = samples["index"]
+    for name in ("received_ns", "captured_ns", "clock_uncertainty_ns"):
+        small[name] = samples[name]
     return small

@@ -17,11 +17,13 @@ import zmq
 from rtvla.clock import SECOND, Pacer, now_ns, wall_s
 from rtvla.errors import ConfigError
 from rtvla.schema import VIEWS
+from rtvla.security import keys as key_files
+from rtvla.security.curve import Curve
 from rtvla.senders.camera_pictures import LOOP_PICTURES, picture_loop
 from rtvla.senders.faults import FaultInjector, Outbox, Outgoing, add_fault_arguments
 from rtvla.senders.loop import StopFlag, Waiter
-from rtvla.senders.options import add_seconds, port, positive
-from rtvla.senders.report import RateMeter, close_flushed, print_report
+from rtvla.senders.options import add_keys, add_seconds, port, positive
+from rtvla.senders.report import LINGER_MS, RateMeter, Refusals, close_flushed, print_report
 from rtvla.wire import camera as wire
 from rtvla.wire.jpeg import MAX_SIDE
 
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=_side, default=360)
     parser.add_argument("--quality", type=int, choices=range(1, 101), default=75, metavar="1..100")
     parser.add_argument("--views", type=int, choices=range(1, len(VIEWS) + 1), default=len(VIEWS))
+    add_keys(parser, "cameras")
     add_seconds(parser)
     add_fault_arguments(parser)
 
@@ -51,15 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class PicturePush:
     """A PUSH socket with the options of the old sender (origin a.1) that counts what a receiver's pipe took."""
 
-    def __init__(self, context: zmq.Context[Any], ip: str, port_number: int, views: Sequence[str]) -> None:
+    def __init__(
+        self, context: zmq.Context[Any], ip: str, port_number: int, views: Sequence[str], keys: str | None = None
+    ) -> None:
+        held = key_files.read(keys, "cameras") if keys else None
+        self.refusals = Refusals("camera")
+        self._curve = Curve(context, held, self.refusals)
         self.socket: zmq.Socket[bytes] = context.socket(zmq.PUSH)
+        self.socket.setsockopt(zmq.LINGER, LINGER_MS)  # before connect: counts also for a connection that is refused
         self.socket.setsockopt(zmq.SNDHWM, 5)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.SNDTIMEO, 5)
         self.socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         try:
             socket.getaddrinfo(ip, port_number)  # ZMQ resolves later and says nothing when it cannot
-            self.socket.connect(f"tcp://{ip}:{port_number}")
+            self._curve.connect(self.socket, "host", f"tcp://{ip}:{port_number}")
         except (OSError, zmq.ZMQError) as error:
             context.destroy(linger=0)
             raise ConfigError(f"camera --server-ip {ip}: {error}; give the receiver's address") from None
@@ -67,6 +76,7 @@ class PicturePush:
         self.damaged_sent = {"cut": 0, "flip": 0}
 
     def send(self, message: Outgoing) -> None:
+        self._curve.serve()
         try:
             self.socket.send_multipart(message.parts)
         except zmq.Again:
@@ -78,6 +88,7 @@ class PicturePush:
 
     def is_heard(self) -> bool:
         """Whether a receiver is connected and has room."""
+        self._curve.serve()
         return bool(self.socket.poll(0, zmq.POLLOUT))
 
     def counts(self) -> dict[str, Any]:
@@ -86,7 +97,12 @@ class PicturePush:
             "images_sent_total": sum(self.images_sent.values()),
             "not_taken": self.not_taken,
             "not_taken_total": sum(self.not_taken.values()),
+            "refused": dict(self.refusals.counts),
         }
+
+    def close(self) -> None:
+        """Before the socket is closed."""
+        self._curve.close()
 
 
 class CameraSender:
@@ -126,9 +142,10 @@ class CameraSender:
 def run(args: argparse.Namespace) -> int:
     with StopFlag() as stop:
         context: zmq.Context[Any] = zmq.Context()
-        push = PicturePush(context, args.server_ip, args.server_port, VIEWS[: args.views])
+        push = PicturePush(context, args.server_ip, args.server_port, VIEWS[: args.views], args.keys)
         sender = CameraSender(args, push)
         sender.run(stop)
+        push.close()
         flushed = close_flushed(context, [push.socket], after_signal=bool(stop))
     counts = {
         **push.counts(),

@@ -34,5 +34,10 @@ def port(text: str) -> int:
     return value
 
 
+def add_keys(parser: argparse.ArgumentParser, of: str) -> None:
+    """`--keys`, the folder of `rtvla keys make` or its part for the machine `of`."""
+    parser.add_argument("--keys", metavar="DIR", help=f"folder of rtvla keys make, or its {of} part (none)")
+
+
 def add_seconds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=positive, help="end after this time (default: run until SIGINT or SIGTERM)")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,18 @@ import zmq
 
 from rtvla.clock import MS, SECOND, now_ns
 from rtvla.schema import VIEWS
+from rtvla.security import keys as key_files
+from rtvla.security.curve import Curve
 from rtvla.senders.camera_sim import PicturePush
 from rtvla.senders.faults import Outgoing
 from rtvla.senders.loop import StopFlag, Waiter
 from rtvla.senders.options import add_seconds, not_negative, port, positive
 from rtvla.senders.recorded import STREAMS_OF, Arrival, Recording
-from rtvla.senders.report import close_flushed, print_report
+from rtvla.senders.report import Refusals, close_flushed, print_report
 from rtvla.senders.robot_sim import StatePublisher
-from rtvla.senders.sensor_sim import Link
+from rtvla.senders.sensor_sim import Link, tagger
 from rtvla.wire import camera, robot, sensor
+from rtvla.wire.udp_tag import Tagger
 
 _LOOK_NS = 20 * MS
 
@@ -47,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state-port", type=port, default=5556, help="ZMQ PUB port (%(default)s)")
     parser.add_argument("--speed", type=positive, default=1.0, help="2 is twice as fast (%(default)g)")
     parser.add_argument("--wait", type=not_negative, default=5.0, metavar="S", help="for receivers (%(default)g)")
+    parser.add_argument(
+        "--keys", metavar="DIR", help="folder of rtvla keys make, with the parts of all machines (none)"
+    )
     add_seconds(parser)
 
 
@@ -60,11 +67,12 @@ class Wire:
     counts: Callable[[], dict[str, Any]]
 
 
-def datagrams(_stream: str, records: list[np.void]) -> Iterator[Outgoing]:
+def datagrams(tags: Tagger | None, _stream: str, records: list[np.void]) -> Iterator[Outgoing]:
     """Samples of one arrival; more than fit a datagram are as many as are needed."""
     for at in range(0, len(records), sensor.MAX_RECORDS):
         part = np.array(records[at : at + sensor.MAX_RECORDS])["wire"]
-        yield Outgoing([sensor.encode_batch(part)], records=len(part))
+        data = sensor.encode_batch(part)
+        yield Outgoing([tags.tagged(data) if tags else data], records=len(part))
 
 
 def states(_stream: str, records: list[np.void]) -> Iterator[Outgoing]:
@@ -92,26 +100,36 @@ class Wires:
         self._context: zmq.Context[Any] = zmq.Context()
         self._sockets: list[zmq.Socket[bytes]] = []
         self._link: Link | None = None
+        self._push: PicturePush | None = None
+        held = key_files.read(args.keys, "robot") if args.keys and "robot" in needed else None
+        self._curve = Curve(self._context, held, Refusals("replay"))
+        self.let_in = self._curve.serve
         self.of: dict[str, Wire] = {}
         if "robot" in needed:
-            publisher = StatePublisher(self._context, args.bind, args.state_port)
+            publisher = StatePublisher(self._context, args.bind, args.state_port, self._curve)
             self._sockets.append(publisher.socket)
             self.of["robot"] = Wire(states, publisher.send, publisher.is_heard, lambda: publisher.counts)
         if "frame" in needed:
-            push = PicturePush(self._context, args.server_ip, args.server_port, VIEWS)
+            self._push = push = PicturePush(self._context, args.server_ip, args.server_port, VIEWS, args.keys)
             self._sockets.append(push.socket)
             self.of["frame"] = Wire(images, push.send, push.is_heard, push.counts)
         if "sensor" in needed:
             self._link = link = Link(args.target, args.port)
-            self.of["sensor"] = Wire(datagrams, link.send, lambda: True, lambda: link.counts)
+            self.of["sensor"] = Wire(
+                partial(datagrams, tagger(args.keys)), link.send, lambda: True, lambda: link.counts
+            )
 
     def are_heard(self) -> bool:
+        self.let_in()
         return all(wire.is_heard() for wire in self.of.values())
 
     def close(self, after_signal: bool) -> bool:
         """Whether all has left for the kernel."""
         if self._link is not None:
             self._link.close()
+        if self._push is not None:
+            self._push.close()
+        self._curve.close()
         return close_flushed(self._context, self._sockets, after_signal)
 
 
@@ -140,6 +158,7 @@ class Replay:
             self.took_ns = now_ns() - start_ns
 
     def _send(self, stream: str, records: list[np.void]) -> None:
+        self._wires.let_in()
         wire = self._wires.of[_wire_of(stream)]
         for message in wire.messages(stream, records):
             wire.send(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,19 @@ class RateMeter:
     def hz(self) -> float:
         elapsed_ns = self._last_ns - self._first_ns
         return round((self.n - self._first_n) * SECOND / elapsed_ns, 3) if elapsed_ns > 0 else 0.0
+
+
+class Refusals:
+    """Who was not let in at a socket (security/curve.py): counted by cause, said once each."""
+
+    def __init__(self, sender: str) -> None:
+        self._sender = sender
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, cause: str, detail: str) -> None:
+        if not self.counts[cause]:
+            print(f"{self._sender}: refused.{cause}: {detail}", file=sys.stderr, flush=True)
+        self.counts[cause] += 1
 
 
 def close_flushed(context: zmq.Context[Any], sockets: list[zmq.Socket[bytes]], after_signal: bool) -> bool:

@@ -8,7 +8,7 @@ from rtvla.errors import ConfigError
 from rtvla.senders import robot_mecademic, robot_sim
 
 ARMS = {"sim": robot_sim, "mecademic": robot_mecademic}
-SHARED = ("arm", "bind", "state_port", "command_port", "hz", "seconds")
+SHARED = ("arm", "bind", "state_port", "command_port", "hz", "seconds", "keys", "insecure_lan")
 __doc__ = "\n".join([__doc__, *(f"--arm {name}: {module.__doc__}" for name, module in ARMS.items())])
 
 

@@ -27,6 +27,7 @@ from rtvla.wire.command import Command
 F64 = npt.NDArray[np.float64]
 HOME_MM_DEG = (190.0, 1.0, 309.0, 1.0, 90.0, 0.0)  # where the old robot PC goes at its start
 MAX_VELOCITY = 1.0  # mm/s and deg/s, per axis
+FED_NS = 300_000_000  # as the watchdog of the real arm (mecademic_limits.py)
 MOVE_SPEED = 50.0  # mm/s and deg/s of start and apose
 _JOINTS_AT_HOME_DEG = np.array([0.0, 15.0, 20.0, 0.0, 55.0, 0.0])
 FAR = 10_000.0  # mm and deg: a pose beyond it is refused, as a robot would; keeps sums finite
@@ -70,6 +71,11 @@ class Arm:
     def reads_commands(self) -> bool:
         """False on the way to a start pose: the real robot PC waits there in the thread that reads."""
         return self._move is None or self._move.kind != "start"
+
+    def is_fed(self, now_ns: int) -> bool:
+        """Whoever has the robot is there: it is being moved for him, or his dposes come."""
+        is_recent = self._last_dpose_ns is not None and now_ns - self._last_dpose_ns <= FED_NS
+        return self._move is not None or (self._started and is_recent)
 
     def joints_deg(self) -> F64:
         return joints_of(self.pose_mm_deg)

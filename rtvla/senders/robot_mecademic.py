@@ -8,7 +8,7 @@ Commands   rules in mecademic_executor.py. The loop never waits for the robot, s
            seq, issued_s and ttl_ms are obeyed where they are given (command_gate.py)
 Lost       no cycle for --silence-ms, or a closed connection: motion ends (the robot's connection watchdog, its velocity
            timeout), a new connection is tried with growing pauses, and nothing moves before another start
-At its end, also by SIGTERM: motion is cleared and the robot deactivated. Both ports have no authentication.
+At its end, also by SIGTERM: motion is cleared and the robot deactivated. Keys: as the simulated robot.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from rtvla.senders.mecademic_connector import Connector
 from rtvla.senders.mecademic_executor import Executor, Phase
 from rtvla.senders.mecademic_limits import add_arguments, limits_of
 from rtvla.senders.mecademic_link import Link, library
-from rtvla.senders.report import RateMeter, close_flushed, print_report
+from rtvla.senders.report import RateMeter, Refusals, close_flushed, print_report
 from rtvla.senders.robot_clock import RobotClock
-from rtvla.senders.robot_sim import MAX_COMMANDS_AT_ONCE, CommandReader, StatePublisher
+from rtvla.senders.robot_sim import MAX_COMMANDS_AT_ONCE, CommandReader, StatePublisher, open_curve
 from rtvla.wire import command as command_wire
 from rtvla.wire import command_stamp
 from rtvla.wire import robot as wire
@@ -175,6 +175,7 @@ class RobotSide:
             self._publisher.send(Outgoing(wire.encode(*stamps, cycle.joints_deg, cycle.pose_mm_deg)))
 
     def _execute_arrived(self, now: int) -> None:
+        self._commands.let_in()
         batch = self._commands.batch()
         stops = [at for at, (command, _) in enumerate(batch) if command.kind == "stop"]
         if stops:
@@ -243,13 +244,16 @@ def run(args: argparse.Namespace) -> int:
     limits_of(args)
     with StopFlag() as stop:
         context: zmq.Context[Any] = zmq.Context()
-        publisher = StatePublisher(context, args.bind, args.state_port)
-        commands = StampedReader(context, args.bind, args.command_port)
+        refusals = Refusals("robot")
+        curve = open_curve(context, args, refusals)
+        publisher = StatePublisher(context, args.bind, args.state_port, curve)
+        commands = StampedReader(context, args.bind, args.command_port, curve)
         side = RobotSide(args, publisher, commands)
         try:
             side.run(stop)
         finally:
             side.close()
+            curve.close()
         flushed = close_flushed(context, [commands.socket, publisher.socket], after_signal=bool(stop))
-    print_report("robot", {**publisher.counts, "flushed": flushed, **side.counts()})
+    print_report("robot", {**publisher.counts, "refused": dict(refusals.counts), "flushed": flushed, **side.counts()})
     return 0 if side.executor.phase is not Phase.ERROR else 1

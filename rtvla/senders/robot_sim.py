@@ -2,14 +2,17 @@
 
 State      XPUB, the same on the wire as the old PUB, but it shows who listens: a state is sent only while somebody has
            subscribed to it and is otherwise counted `states_unheard`; `states_refused` found a subscriber 10 000 behind
-Commands   PULL, read between two states; a malformed one is counted by its cause and dropped
+Commands   PULL, read between two states; a malformed one is counted by its cause and dropped. The keys session, seq,
+           issued_s and ttl_ms are obeyed where they are given (command_gate.py)
 Late       a state whose time has passed is skipped, never made up for; the arm's 100 ms ticks are computed in any case
-Both ports have no authentication, as the old ones: bind them to loopback or to the robot's own network.
+With --keys both ports let in the host of these keys only. Without, whoever reaches the command port moves the robot:
+beyond loopback that needs --insecure-lan.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,12 +23,17 @@ import zmq
 from rtvla.clock import MS, SECOND, Pacer, now_ns, wall_s
 from rtvla.errors import ConfigError, WireError
 from rtvla.schema import ROBOT_HZ
+from rtvla.security import gate
+from rtvla.security import keys as key_files
+from rtvla.security.curve import Curve
+from rtvla.senders.command_gate import CommandGate
 from rtvla.senders.faults import FaultInjector, Outbox, Outgoing, add_fault_arguments
 from rtvla.senders.loop import StopFlag, Waiter
-from rtvla.senders.options import add_seconds, port, positive
-from rtvla.senders.report import RateMeter, close_flushed, print_report
+from rtvla.senders.options import add_keys, add_seconds, port, positive
+from rtvla.senders.report import RateMeter, Refusals, close_flushed, print_report
 from rtvla.senders.robot_arm import Arm
 from rtvla.wire import command as command_wire
+from rtvla.wire import command_stamp
 from rtvla.wire import robot as wire
 
 STATE_HWM = 10_000  # states queued for a slow subscriber: 100 s
@@ -38,8 +46,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state-port", type=port, default=5556)
     parser.add_argument("--command-port", type=port, default=5000)
     parser.add_argument("--hz", type=positive, default=float(ROBOT_HZ), help="states a second (%(default)g)")
+    add_keys(parser, "robot")
+    parser.add_argument(
+        "--insecure-lan", action="store_true", help="bind beyond loopback without keys: anybody there moves the robot"
+    )
     add_seconds(parser)
     add_fault_arguments(parser)
+
+
+def open_curve(context: zmq.Context[Any], args: argparse.Namespace, refusals: Refusals) -> Curve:
+    """For both ports. Raises ConfigError for a command port without keys beyond loopback, unless it was asked for."""
+    keys = key_files.read(args.keys, "robot") if args.keys else None
+    gate.command_port(
+        "--bind", args.bind, args.command_port, keyed=bool(keys), insecure_lan=args.insecure_lan, warn=_warn
+    )
+    return Curve(context, keys, refusals)
+
+
+def _warn(text: str) -> None:
+    print(f"robot: {text}", file=sys.stderr, flush=True)
 
 
 def _bind(socket: zmq.Socket[bytes], ip: str, port_number: int, what: str) -> None:
@@ -53,8 +78,9 @@ def _bind(socket: zmq.Socket[bytes], ip: str, port_number: int, what: str) -> No
 class StatePublisher:
     """An XPUB socket that knows whether anybody hears it."""
 
-    def __init__(self, context: zmq.Context[Any], ip: str, port_number: int) -> None:
+    def __init__(self, context: zmq.Context[Any], ip: str, port_number: int, curve: Curve) -> None:
         self.socket: zmq.Socket[bytes] = context.socket(zmq.XPUB)
+        curve.listen(self.socket, "host")
         self.socket.setsockopt(zmq.SNDHWM, STATE_HWM)
         self.socket.setsockopt(zmq.XPUB_NODROP, 1)  # a full queue is then an error that can be counted
         _bind(self.socket, ip, port_number, "--state-port")
@@ -92,14 +118,17 @@ class StatePublisher:
 class CommandReader:
     """The PULL socket of the command port: gives checked commands, counts the others by cause."""
 
-    def __init__(self, context: zmq.Context[Any], ip: str, port_number: int) -> None:
+    def __init__(self, context: zmq.Context[Any], ip: str, port_number: int, curve: Curve) -> None:
+        self.let_in = curve.serve  # once a round of the loop
         self.socket: zmq.Socket[bytes] = context.socket(zmq.PULL)
+        curve.listen(self.socket, "host")
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_COMMAND_MESSAGE_BYTES)
         _bind(self.socket, ip, port_number, "--command-port")
         self.malformed: Counter[str] = Counter()
 
-    def arrived(self) -> Iterator[command_wire.Command]:
-        """The good ones among the next MAX_COMMANDS_AT_ONCE messages, each read only when it is asked for."""
+    def arrived(self) -> Iterator[tuple[command_wire.Command, command_stamp.CommandStamp]]:
+        """The good ones among the next MAX_COMMANDS_AT_ONCE messages, each read only when it is asked for, with what
+        they say about themselves."""
         for _ in range(MAX_COMMANDS_AT_ONCE):
             if not self.socket.poll(0):
                 return
@@ -107,7 +136,7 @@ class CommandReader:
             try:
                 if len(parts) != 1:
                     raise WireError("wrong_parts", f"{len(parts)} parts, a command has one")
-                yield command_wire.decode(parts[0])
+                yield command_wire.decode(parts[0]), command_stamp.decode(parts[0])
             except WireError as error:
                 self.malformed[error.cause] += 1
 
@@ -119,7 +148,8 @@ class RobotSender:
         self._args, self._commands = args, commands
         self.faults = FaultInjector(args, damageable=(1,))
         self.outbox = Outbox(self.faults, publisher.send)
-        self.arm = Arm(now_ns())
+        self.arm, self.gate = Arm(now_ns()), CommandGate()
+        self.dropped: Counter[str] = Counter()
         self.meter = RateMeter()
         self.skipped = 0
         self._content = (self.arm.joints_deg(), self.arm.pose_mm_deg)
@@ -149,11 +179,15 @@ class RobotSender:
             time.sleep(seconds)
 
     def _execute_arrived(self) -> None:
+        self._commands.let_in()
         now = now_ns()
         self.arm.advance(now)
         if not self.arm.reads_commands():
             return
-        for command in self._commands.arrived():
+        for command, stamp in self._commands.arrived():
+            if cause := self.gate.refusal(command.kind, stamp, wall_s(), self.arm.is_fed(now)):
+                self.dropped[cause] += 1
+                continue
             self.arm.execute(command, now)
             if not self.arm.reads_commands():
                 return  # a start: what comes behind it stays in the socket
@@ -170,6 +204,7 @@ class RobotSender:
             "commands": dict(arm.commands),
             "ignored_dposes": dict(arm.ignored_dposes),
             "malformed": dict(self._commands.malformed),
+            "dropped": dict(self.dropped),
             "refused_moves": arm.refused_moves,
             "clamped_ticks": arm.ticks["clamped"],
             "moved_ticks": arm.ticks["moved"],
@@ -186,13 +221,16 @@ class RobotSender:
 def run(args: argparse.Namespace) -> int:
     with StopFlag() as stop:
         context: zmq.Context[Any] = zmq.Context()
-        publisher = StatePublisher(context, args.bind, args.state_port)
-        commands = CommandReader(context, args.bind, args.command_port)
+        refusals = Refusals("robot")
+        curve = open_curve(context, args, refusals)
+        publisher = StatePublisher(context, args.bind, args.state_port, curve)
+        commands = CommandReader(context, args.bind, args.command_port, curve)
         sender = RobotSender(args, publisher, commands)
         sender.run(stop)
+        curve.close()
         flushed = close_flushed(context, [commands.socket, publisher.socket], after_signal=bool(stop))
     rate = {"achieved_hz": sender.meter.hz(), "states_made": sender.meter.n, "skipped": sender.skipped}
     damaged = {f"{kind}_sent": n for kind, n in publisher.damaged_sent.items()}
-    counts = {**publisher.counts, **rate, "flushed": flushed, **sender.arm_counts()}
+    counts = {**publisher.counts, "refused": dict(refusals.counts), **rate, "flushed": flushed, **sender.arm_counts()}
     print_report("robot", {**counts, **damaged, **sender.faults.counts})
     return 0

@@ -20,12 +20,14 @@ import numpy as np
 from rtvla.clock import SECOND, now_ns, wall_s
 from rtvla.errors import ConfigError
 from rtvla.schema import SENSOR_HZ, SENSOR_WIRE
+from rtvla.security import keys as key_files
 from rtvla.senders.faults import FaultInjector, Outbox, Outgoing, add_fault_arguments
 from rtvla.senders.loop import StopFlag, Waiter
-from rtvla.senders.options import add_seconds, port, positive
+from rtvla.senders.options import add_keys, add_seconds, port, positive
 from rtvla.senders.report import RateMeter, print_report
 from rtvla.senders.sensor_signal import Signal
 from rtvla.wire import sensor as wire
+from rtvla.wire.udp_tag import Tagger
 
 CATCH_UP = 6.0  # at 650 Hz one sample each 0.26 ms: a receiver that keeps up at all keeps up with this
 MAX_BACKLOG_S = 2.0
@@ -47,8 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--headerless", action="store_true", help="the later form: one bare record in a datagram, whatever --batch says"
     )
+    add_keys(parser, "sensor")
     add_seconds(parser)
     add_fault_arguments(parser)
+
+
+def tagger(keys: str | None) -> Tagger | None:
+    """Puts the tag of wire/udp_tag.py on datagrams, if there are keys."""
+    return Tagger(key_files.read_udp(keys, "sensor")) if keys else None
 
 
 class Link:
@@ -115,6 +123,7 @@ class SensorSender:
     def __init__(self, args: argparse.Namespace, link: Link) -> None:
         self._rate, self._batch, self._headerless = args.rate, 1 if args.headerless else args.batch, args.headerless
         self._total = None if args.seconds is None else max(1, round(args.seconds * args.rate))
+        self._tagger = tagger(args.keys)
         self.faults = FaultInjector(args)
         self.outbox = Outbox(self.faults, link.send)
         self.meter = RateMeter()
@@ -153,7 +162,7 @@ class SensorSender:
             records[i] = (start_s + (k + i) / self._rate, sent_s, self._signal.force(content), 0)
             records["aline"][i] = self._signal.aline(content)
         data = wire.encode_single(records) if self._headerless else wire.encode_batch(records)
-        return Outgoing([data], records=n)
+        return Outgoing([self._tagger.tagged(data) if self._tagger else data], records=n)
 
 
 def run(args: argparse.Namespace) -> int:

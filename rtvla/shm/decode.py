@@ -15,6 +15,9 @@ USED_PART = {"jpeg": "n_bytes", "feature": "dim", "actions": "horizon"}
 WORDS = {
     ("command", "kind"): schema.COMMAND_KINDS,
     ("command", "reason"): schema.HOLD_REASONS,
+    ("command", "cause"): schema.HOLD_REASONS,
+    ("command", "latched"): schema.HOLD_REASONS,
+    ("command", "action"): schema.DEGRADE_ACTIONS,
     ("health", "state"): health.STATES,
 }
 

@@ -16,6 +16,8 @@ from rtvla.shm.ring import RingReader
 from rtvla.streams import FRAME_STREAMS, STREAMS, stale_ns
 
 _RECENT_CHUNKS = 20
+_AGED_CHUNKS = 50  # five seconds
+_TOLD = ("dropped.", "queued.", "frozen.", "clock_steps.", "out_of_order.", "repeated_stamp.")
 _FAST_HZ, _MIN_RATE = 50, 0.8  # slower streams have too few records in one look for a rate that means something
 _FOLLOW_COMMANDS, _FOLLOW_MM, _FOLLOW_RATIO = 20, 0.1, 0.1  # two seconds; shorter paths prove nothing
 
@@ -59,7 +61,7 @@ class Survey:
 
     def take(self) -> dict[str, Any]:
         self._open()
-        look = {
+        look: dict[str, Any] = {
             "namespace": self._hub.namespace,
             "wall_time_s": time.time(),
             "processes": process_rows(self._hub),
@@ -69,7 +71,9 @@ class Survey:
             "commands": self._commands(),
             "buffers": self._buffers(),
             "robot": self._robot(),
+            "ages": self._ages(),
         }
+        look["clocks"] = clocks(look["processes"])
         look["problems"], look["notes"] = problems(look), notes(look)
         return look
 
@@ -78,7 +82,8 @@ class Survey:
         last_head, last_ns = self._last[name]
         self._last[name] = (head, now)
         newest = self._newest(name)
-        age_ns = None if newest is None else now - int(newest[stream.time_field])
+        field = "captured_ns" if "captured_ns" in (stream.dtype.names or ()) else stream.time_field
+        age_ns = None if newest is None else now - int(newest[field])
         limit_ns = stale_ns(name, self._stale_ms)
         return {
             "records": head,
@@ -95,7 +100,7 @@ class Survey:
         feature = self._newest("vl_feature")
         if feature is None or not (feature["view_received_ns"] > 0).any():
             return {"updates": 0, "update_ms": None, "age_ms": None, "features": 0}
-        seen = feature["view_received_ns"][feature["view_received_ns"] > 0]
+        seen = feature["view_captured_ns"][feature["view_received_ns"] > 0]
         return {
             "updates": int(feature["update_number"]),
             "update_ms": int(feature["update_ns"]) / MS,
@@ -155,15 +160,41 @@ class Survey:
             head = self._head(name)
             records = self._readers[name].latest(min(head, window)) if head else None
             oldest_ns = now_ns() - window * SECOND // hz - stale_ns(name, self._stale_ms)
-            fresh = 0 if records is None else int((records["received_ns"] >= oldest_ns).sum())
+            fresh = 0 if records is None else int((records["captured_ns"] >= oldest_ns).sum())
             result[name] = {"fresh": fresh, "window": window}
         return result
+
+    def _ages(self) -> dict[str, Any]:
+        """Of what the last chunks were made from, from capture to the tick: p50, p99 and the greatest, in ms."""
+        head = self._head("action_chunk")
+        chunks = self._readers["action_chunk"].latest(min(head, _AGED_CHUNKS)) if head else None
+        if chunks is None:
+            return {}
+        of = {name: chunks[f"{name}_age_ns"] for name in ("sensor", "robot", "vl")}
+        of |= {view: chunks["view_age_ns"][:, at] for at, view in enumerate(schema.VIEWS)}
+        return {
+            name: dict(zip(("p50_ms", "p99_ms", "max_ms"), np.percentile(ages, (50, 99, 100)) / MS, strict=True))
+            for name, ages in of.items()
+            if (ages >= 0).all()
+        }
 
     def _robot(self) -> dict[str, Any] | None:
         state = self._newest("robot")
         if state is None:
             return None
         return {"joints_deg": state["joints_deg"].tolist(), "pose_mm_deg": state["pose_mm_deg"].tolist()}
+
+
+def clocks(rows: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """For each sender, by its stream: trusted (0 or 1), drift_ppm, uncertainty_us (-1 without trust) and steps."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows.values():
+        for name, value in row["gauges"].items():
+            if name.startswith("clock."):
+                stream, _, what = name.removeprefix("clock.").rpartition(".")
+                of = found.setdefault(stream, {"steps": row["counters"].get(f"clock_steps.{stream}", 0)})
+                of[what] = value
+    return found
 
 
 def problems(look: Mapping[str, Any]) -> list[str]:
@@ -202,13 +233,13 @@ def _stream_problem(name: str, row: Mapping[str, Any]) -> str:
 
 
 def notes(look: Mapping[str, Any]) -> list[str]:
-    """No problems, but worth a line: what was dropped as malformed or came late, and what the kernel refused to a
-    process, which runs without it, only less punctual."""
+    """No problems, but worth a line: what was dropped as malformed, came late, out of order or again, clocks that have
+    stepped, and what the kernel refused to a process, which runs without it, only less punctual."""
     dropped = [
         f"{name}: {counter} {count}"
         for name, row in look["processes"].items()
         for counter, count in row["counters"].items()
-        if count and counter.startswith(("dropped.", "queued."))
+        if count and counter.startswith(_TOLD)
     ]
     return dropped + [
         f"{name}: {part}"

@@ -54,7 +54,9 @@ def _watch(hub: Hub, survey: Survey) -> int:
 
 
 def page(look: dict[str, Any]) -> Group:
-    parts: list[Any] = [Text(f"namespace {look['namespace']}"), _processes(look), _streams(look), Text("counted")]
+    parts: list[Any] = [Text(f"namespace {look['namespace']}"), _processes(look), _streams(look)]
+    parts += [table for table in (_ages(look), _clocks(look)) if table.row_count]
+    parts.append(Text("counted"))
     for name, row in look["processes"].items():
         counted = ", ".join(f"{key} {value}" for key, value in row["counters"].items() if value)
         if counted:
@@ -93,5 +95,27 @@ def _streams(look: dict[str, Any]) -> Table:
             f"{row['age_ms']:.0f}" if row["age_ms"] is not None else "-",
             f"{row['stale_ms']:.0f}",
             Text(row["writer"], "" if row["writer_alive"] else "red"),
+        )
+    return table
+
+
+def _ages(look: dict[str, Any]) -> Table:
+    """How old the inputs of the last chunks were, from capture to the policy's tick."""
+    table = Table("input of chunks", "age ms p50", "p99", "max", box=None)
+    for name, row in look["ages"].items():
+        table.add_row(name, *(f"{row[key]:.1f}" for key in ("p50_ms", "p99_ms", "max_ms")))
+    return table
+
+
+def _clocks(look: dict[str, Any]) -> Table:
+    table = Table("sender's clock", "state", "drift ppm", "+- us", "steps", box=None)
+    for stream, row in look["clocks"].items():
+        known = bool(row.get("trusted"))
+        table.add_row(
+            stream,
+            Text("trusted", "green") if known else Text("arrival counts", "yellow"),
+            f"{row['drift_ppm']:.1f}" if known else "-",
+            f"{row['uncertainty_us']:.0f}" if known else "-",
+            f"{row['steps']:.0f}",
         )
     return table

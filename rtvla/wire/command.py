@@ -1,8 +1,8 @@
-"""JSON commands to the robot PC: start, dpose, apose, stop (origin a.5). One frame, no reply, no sequence number.
+"""JSON commands to the robot PC: start, dpose, apose, stop (origin a.5). One frame, no reply.
 
 The old field `start_joints` is in fact executed as a Cartesian pose (MovePose): our code calls it `start_pose_mm_deg`
 and writes the old spelling, which is what the robot PC expects. Poses are x y z (mm) a b g (deg) in the world frame;
-a dpose is the motion of one 100 ms period. Only finite numbers ever go on the wire: else a ValueError here.
+a dpose is a motion relative to wherever the arm is. Only finite numbers ever go on the wire: else a ValueError here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MAX_COMMAND_BYTES = 4096  # a real command has under 300
 KINDS = ("start", "dpose", "apose", "stop")
 START_FIELDS = ("start_joints", "start_pose")  # both mean a Cartesian pose
 _FIELDS: Mapping[str, tuple[str, ...]] = {"start": START_FIELDS, "dpose": ("dp",), "apose": ("pose",), "stop": ()}
+_NO_STAMP: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +32,25 @@ class Command:
     lock_j6: bool = False
 
 
-def encode_start(start_pose_mm_deg: Iterable[float], lock_j6: bool = False, *, field: str = "start_joints") -> bytes:
-    """Move to a Cartesian pose, then obey dposes. `field` is the spelling on the wire, see above."""
+def encode_start(
+    start_pose_mm_deg: Iterable[float],
+    lock_j6: bool = False,
+    *,
+    field: str = "start_joints",
+    stamp: Mapping[str, Any] = _NO_STAMP,
+) -> bytes:
+    """Move to a Cartesian pose, then obey dposes. `field` is the spelling on the wire, see above. `stamp`: what the
+    command says about itself, from wire/command_stamp.py; an old receiver looks for its own keys and at no others."""
     if field not in START_FIELDS:
         raise ValueError(f"field = {field!r}: must be one of {', '.join(START_FIELDS)}")
-    return _dump({"cmd": "start", field: _six_finite(start_pose_mm_deg, "start_pose_mm_deg"), "lock_j6": bool(lock_j6)})
+    pose = _six_finite(start_pose_mm_deg, "start_pose_mm_deg")
+    return _dump({"cmd": "start", field: pose, "lock_j6": bool(lock_j6), **stamp})
 
 
-def encode_dpose(delta_pose_mm_deg: Iterable[float]) -> bytes:
-    """Move by this much within the next 100 ms. The robot PC discards what is over 0.1 mm or 0.1 deg."""
-    return _dump({"cmd": "dpose", "dp": _six_finite(delta_pose_mm_deg, "delta_pose_mm_deg")})
+def encode_dpose(delta_pose_mm_deg: Iterable[float], *, stamp: Mapping[str, Any] = _NO_STAMP) -> bytes:
+    """Move by this much more. The robot side adds up what comes within its own 100 ms, moves by the sum in the next
+    100 ms, and discards what of it is over 0.1 mm or 0.1 deg: so the motion of 100 ms may also come in parts."""
+    return _dump({"cmd": "dpose", "dp": _six_finite(delta_pose_mm_deg, "delta_pose_mm_deg"), **stamp})
 
 
 def encode_apose(pose_mm_deg: Iterable[float]) -> bytes:

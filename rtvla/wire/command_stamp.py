@@ -1,8 +1,8 @@
 """What a command may say about itself beside its contents: `session`, `seq`, `issued_s` with `ttl_ms`. All optional.
 
-The old senders write none of it, and the old robot PC ignores it. `session` is a text that a sender draws anew at each
-of its starts; `seq` grows with every command of a session; a command is worth executing only until `issued_s` (epoch
-seconds on the sender's clock) plus `ttl_ms`, which needs clocks that agree to a fraction of it.
+The old senders write none of it, and the old robot PC ignores it. `session` is a text that names one run of a sender,
+also over a restart of its process; `seq` grows with every command of a session; a command is worth executing only until
+`issued_s` (epoch seconds on the sender's clock) plus `ttl_ms`, which needs clocks that agree to a fraction of it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ class CommandStamp:
     seq: int | None = None
     issued_s: float | None = None
     ttl_ms: float | None = None
+
+
+def fields(session: str, seq: int, issued_s: float, ttl_ms: float) -> dict[str, Any]:
+    """What goes beside the old keys of a command. `ttl_ms` 0: nothing about time."""
+    said: dict[str, Any] = {"session": session, "seq": seq}
+    return said | ({"issued_s": issued_s, "ttl_ms": ttl_ms} if ttl_ms else {})
 
 
 def decode(payload: bytes | memoryview) -> CommandStamp:

@@ -48,6 +48,11 @@ def sensor_datagram(k, t0):
     return [struct.pack("<I", 5) + b"".join(packed)]
 
 
+def picture(number):
+    """The same with a comment in it: a camera that says the same twice would count as frozen."""
+    return PICTURE[:2] + b"\xff\xfe" + struct.pack(">HI", 6, number) + PICTURE[2:]
+
+
 def main():
     sensor_port, camera_port, robot_port, command_port = map(int, sys.argv[1:5])
     seconds, folder = float(sys.argv[5]), sys.argv[6] if len(sys.argv) > 6 else ""
@@ -80,9 +85,9 @@ def main():
             kept["states"] += payload
             sent["states"] += 1
         while sent["images"] < elapsed * 25:
-            meta = {"camera": CAMERAS[sent["images"] % 5], "timestamp": time.time(), "size": len(PICTURE)}
+            meta = {"camera": CAMERAS[sent["images"] % 5], "timestamp": time.time(), "size": len(picture(0))}
             try:
-                camera.send_multipart([json.dumps(meta).encode(), PICTURE], zmq.DONTWAIT)
+                camera.send_multipart([json.dumps(meta).encode(), picture(sent["images"])], zmq.DONTWAIT)
             except zmq.Again:  # the receiver is gone, or behind: robot and sensor go on
                 break
             sent["images"] += 1

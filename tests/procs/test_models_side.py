@@ -31,11 +31,12 @@ class Inputs:
         ):
             for at in range(count):
                 record = np.zeros((), dtype)
-                record["received_ns"] = now - (count - 1 - at) * period
+                record["received_ns"] = record["captured_ns"] = now - (count - 1 - at) * period
                 writer.put(record)
         record = np.zeros((), schema.VL_FEATURE)
         record["fingerprint"], record["dim"], record["update_number"] = fingerprint, 12, 3
-        record["view_received_ns"] = now - 200 * MS
+        record["view_received_ns"], record["view_captured_ns"] = now - 180 * MS, now - 200 * MS
+        record["view_index"] = 11
         self.feature.put(record)
 
 
@@ -50,6 +51,14 @@ def test_a_chunk_names_all_that_it_was_made_from(hub: Hub) -> None:
     assert chunks["vl_reuse"].tolist() == [0, 1] and chunks["vl_update_number"].tolist() == [3, 3]
     assert (chunks["sensor_index"] == 64).all() and (chunks["robot_index"] == 99).all()
     assert (chunks["vl_age_ns"] >= 200 * MS).all() and (chunks["sensor_age_ns"] >= 0).all()
+    assert (chunks["view_index"] == 11).all() and (chunks["view_age_ns"] >= 200 * MS).all()
+    for name in ("sensor", "robot", "view"):  # ages count from capture
+        captured = chunks[f"{name}_captured_ns"]
+        assert (
+            chunks["observed_ns"].reshape(2, *(1,) * (captured.ndim - 1)) - captured == chunks[f"{name}_age_ns"]
+        ).all()
+    assert (chunks["sensor_count"] + chunks["sensor_missing"] == 65).all()
+    assert (chunks["robot_count"] + chunks["robot_missing"] == 100).all()
     assert chunks["horizon"].tolist() == [8, 8] and np.allclose(chunks["actions"][:, :8], 0.01)
     assert [seed for _, seed in vla.seen] == [0, 1], "the seed is the chunk's number, so a chunk can be made again"
 
@@ -87,6 +96,7 @@ class Cameras:
         jpeg = simplejpeg.encode_jpeg(np.full((side, side, 3), grey, np.uint8), 95)
         record = np.zeros((), schema.FRAME)
         record["received_ns"], record["n_bytes"] = received_ns or now_ns(), len(jpeg)
+        record["captured_ns"], record["clock_uncertainty_ns"] = record["received_ns"] - 30 * MS, 70_000
         record["jpeg"][: len(jpeg)] = np.frombuffer(jpeg, np.uint8)
         self.rings[at].put(record)
 
@@ -113,6 +123,7 @@ def test_views_are_encoded_as_they_come_and_the_feature_names_each_frame(hub: Hu
     assert rolling.step()
     newest = features.newest()
     assert newest is not None and features.head == 2
+    assert newest["view_captured_ns"][2] == stamp - 30 * MS and (newest["view_uncertainty_ns"] == 70_000).all()
     assert newest["view_received_ns"][2] == stamp and newest["view_index"].tolist() == [0, 0, 1, 0, 0]
     assert newest["feature"][0] == pytest.approx((0 + 10 + 120 + 30 + 40) / 5, abs=1)
     assert newest["update_number"] == 1 and me.counted == {"updates": 1, "features": 2}

@@ -137,6 +137,68 @@ def test_what_the_kernel_drops_is_counted_to_the_sample(rig: Rig) -> None:
     assert counted["samples"] + counted["lost.kernel.sensor"] == sent + 1
 
 
+def at_rate(count: int, first: int = 0) -> np.ndarray:
+    """Samples of a sender that stamps them at 650 Hz."""
+    records = samples(count, first)
+    records["sampled_s"] = 1.7e9 + (first + np.arange(count)) / 650
+    return records
+
+
+def test_the_samples_of_a_batch_are_as_much_older_as_their_stamps_say(rig: Rig) -> None:
+    rig.send(encode_batch(at_rate(15)))
+    rig.take()
+    window = rig.hub.reader("sensor").latest(15)
+    assert window is not None and (window["captured_ns"] <= window["received_ns"]).all()
+    assert np.diff(window["captured_ns"]) == pytest.approx(SECOND / 650, abs=1000), "stamps keep a quarter of a us"
+    assert window["captured_ns"][-1] == window["received_ns"][-1] and (window["clock_uncertainty_ns"] == -1).all()
+
+
+def test_capture_is_by_the_senders_clock_once_it_is_known(rig: Rig) -> None:
+    now = now_ns()
+    for taken in range(now - 10 * SECOND, now, SECOND // 100):  # it has run for ten seconds, with a clock of its own
+        rig.receiver._times.take(taken - 5 * SECOND, taken)
+    waited = samples(2)
+    waited["sampled_s"] = (now - 5 * SECOND) / SECOND - np.array([0.042, 0.040])  # 40 ms in a queue of the sender
+    rig.send(encode_batch(waited))
+    rig.take()
+    window = rig.hub.reader("sensor").latest(2)
+    assert window is not None and (window["clock_uncertainty_ns"] >= 0).all()
+    assert now - window["captured_ns"] == pytest.approx([42e6, 40e6], abs=1000)
+    assert (window["received_ns"] >= now).all()
+
+
+def test_stamps_that_do_not_advance_in_a_batch_are_counted_and_spread_by_periods(rig: Rig) -> None:
+    batch = at_rate(5)
+    batch["sampled_s"][1] = batch["sampled_s"][2]
+    batch["sampled_s"][3] = batch["sampled_s"][4] + 1
+    rig.send(encode_batch(batch))
+    rig.take()
+    window = rig.hub.reader("sensor").latest(5)
+    assert window is not None and (np.diff(window["captured_ns"]) > SECOND // 651).all()
+    assert rig.me.counted["repeated_stamp.sensor"] == 1 and rig.me.counted["out_of_order.sensor"] == 1
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1, 1), (3, 3), (2, 4)])
+def test_a_stuck_sensor_grows_old_from_the_first_of_the_same_contents(rig: Rig, sizes: tuple[int, ...]) -> None:
+    stuck = at_rate(6)
+    stuck["force"][2:5], stuck["aline"][2:5] = stuck["force"][2], stuck["aline"][2]
+    for end, size in zip(np.cumsum(sizes), sizes, strict=True):
+        rig.send(encode_batch(stuck[end - size : end]))
+        rig.take()
+    window = rig.hub.reader("sensor").latest(6)
+    assert window is not None and rig.me.counted["frozen.sensor"] == 2
+    captured = window["captured_ns"]
+    assert captured[2] == captured[3] == captured[4] < captured[5] and captured[1] != captured[2]
+
+
+def test_the_same_force_with_another_a_line_is_no_stuck_sensor(rig: Rig) -> None:
+    batch = at_rate(5)
+    batch["force"] = 1.5
+    rig.send(encode_batch(batch))
+    rig.take()
+    assert "frozen.sensor" not in rig.me.counted
+
+
 def test_silence_is_no_error(rig: Rig) -> None:
     assert not rig.receiver.receive()
     assert rig.me.counted == {}

@@ -64,6 +64,41 @@ def test_a_joint_set_takes_the_views_that_it_lacks_first_and_in_their_order(hub:
     assert record["feature"][0] == pytest.approx((10 + 10 + 50 + 50 + 50) / 5, abs=1)
 
 
+def test_frames_of_the_last_set_or_of_a_check_are_no_part_of_the_next_one(hub: Hub) -> None:
+    """Regression: the first feature after each start was of one real picture and four that were drawn for the check."""
+    cameras = Cameras(hub)
+    joint, me, model = encoder(hub, vl_sequence="joint")
+    for at in range(5):
+        model.stream(0, 0).put(at, np.full((16, 16, 3), 200, np.uint8))
+    for done, at in enumerate((1, 0, 2, 3, 4)):
+        assert me.counted.get("features", 0) == 0, f"published with {done} views"
+        cameras.frame(at, 10)
+        joint.step()
+    assert newest(hub)["feature"][0] == pytest.approx(10, abs=1)
+
+
+def test_all_views_of_a_joint_set_are_due_together(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: each view kept the pace of its own first frame, so the early ones waited for the late ones for ever:
+    the pictures of a streamed set were older than those of a whole one."""
+    clock = [1_000_000_000]
+    for module in ("vl_encoder", "view_source"):
+        monkeypatch.setattr(f"rtvla.procs.{module}.now_ns", lambda: clock[0])
+    cameras = Cameras(hub)
+    joint, _me, model = encoder(hub, "policy.rate_hz=1", vl_sequence="joint")  # a set each second
+    for at in range(5):
+        cameras.frame(at, 10)
+        assert joint.step()
+        clock[0] += 180_000_000
+    first_set_begun_ns = 1_000_000_000
+    for at in range(5):
+        cameras.frame(at, 20)
+    assert not joint.step(), "not a second since the first set was begun"
+    clock[0] = first_set_begun_ns + 1_000_000_000
+    while joint.step():
+        pass
+    assert model.stream(0, 0).order == [0, 1, 2, 3, 4] * 2 and newest(hub)["update_number"] == 2
+
+
 def test_joint_views_of_different_sizes_are_encoded_as_a_set(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
     cameras = Cameras(hub)
     joint, me, model = encoder(hub, vl_sequence="joint")

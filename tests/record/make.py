@@ -71,6 +71,7 @@ def sensor(first: int, count: int) -> np.ndarray:
     records = np.zeros(count, SENSOR)
     index = np.arange(first, first + count)
     records["index"], records["received_ns"] = index, index * 1_538_462
+    records["captured_ns"], records["clock_uncertainty_ns"] = records["received_ns"] - 300_000, index % 7 - 1
     wire = records["wire"]
     wire["sampled_s"], wire["sent_s"], wire["force"] = START_S + index / 650, START_S + index / 650 + 0.001, index / 7
     wire["aline"] = index[:, None] * 10 + np.arange(1025) / 1000

@@ -24,6 +24,7 @@ def test_npz_is_what_was_recorded(tmp_path: Path) -> None:
         expected = {
             **{"timestamps": wire["sampled_s"], "send_timestamps": wire["sent_s"], "forces": wire["force"]},
             **{"alines": wire["aline"], "indices": samples["index"], "received_ns": samples["received_ns"]},
+            **{name: samples[name] for name in ("captured_ns", "clock_uncertainty_ns")},
         }
         assert set(data) == set(expected)
         for name, array in expected.items():

@@ -13,14 +13,16 @@ TIMING_KEYS = [
     *("timestamp", "action_id", "vl_update_number", "vl_update_time", "sensor_encoding_time", "robot_encoding_time"),
     *("action_prediction_time", "total_time", "sensor_buffer_size", "robot_buffer_size"),
     *("vl_reuse", "sensor_age_ms", "robot_age_ms", "vl_age_ms", "view_age_ms"),
-    *("sensor_index", "robot_index", "vl_index"),
+    *("sensor_index", "robot_index", "vl_index", "sensor_missing", "robot_missing", "view_index"),
+    *("sensor_captured_ns", "robot_captured_ns", "view_captured_ns"),
 ]
 
 
 def test_timings_have_the_keys_and_values_of_the_chunk(tmp_path: Path) -> None:
     folder, _ = make.run_folder(tmp_path)
     writer, records = make.open_writer(folder), make.chunks(0, 9)
-    records["view_age_ns"][3, 2] = -1
+    records["view_age_ns"][3, 2], records["view_captured_ns"][3, 2] = -1, 0
+    records["sensor_missing"], records["view_index"] = 4, [1, 2, 3, 4, 5]
     writer.chunks(records[:3])
     writer.chunks(records[3:])
     writer.close()
@@ -30,7 +32,10 @@ def test_timings_have_the_keys_and_values_of_the_chunk(tmp_path: Path) -> None:
     assert (row["action_id"], row["timestamp"]) == (6, record["wall_s"])
     assert row["total_time"] == record["total_ns"] / 1e6 and row["sensor_age_ms"] == record["sensor_age_ns"] / 1e6
     assert row["sensor_buffer_size"] == 65 and row["view_age_ms"]["View5"] == record["view_age_ns"][4] / 1e6
-    assert rows[3]["view_age_ms"]["View3"] is None
+    assert rows[3]["view_age_ms"]["View3"] is None and rows[3]["view_captured_ns"]["View3"] is None
+    assert (row["sensor_missing"], row["robot_missing"], row["view_index"]["View2"]) == (4, 0, 2)
+    assert row["sensor_captured_ns"] == record["sensor_captured_ns"]
+    assert row["view_captured_ns"]["View5"] == record["view_captured_ns"][4]
     assert [row["vl_update_time"] > 0 for row in rows] == [index % 4 == 0 for index in range(9)]
 
 

@@ -189,3 +189,27 @@ def test_a_taken_port_is_said_plainly(context):
     with Sender("robot", "--state-port", port, "--command-port", free_port(), "--seconds", 1) as sender:
         _, err = sender.process.communicate(timeout=60)
     assert sender.process.returncode != 0 and "--state-port" in err and str(port) in err
+
+
+def test_it_obeys_what_commands_say_about_themselves(context):
+    """As the real robot side: one session at a time, no number twice, nothing that has expired; old senders as ever."""
+
+    def sent(kind, values, **said):
+        encode = {"start": command.encode_start, "dpose": command.encode_dpose}[kind]
+        bench.push.send(encode(values, stamp=said))
+
+    with Bench(context) as bench:
+        bench.pose()
+        now = time.time()
+        sent("start", [190, 1, 309, 1, 90, 0], session="a", seq=1)
+        sent("dpose", [0.01] + [0] * 5, session="a", seq=2, issued_s=now, ttl_ms=60_000)
+        sent("dpose", [0.01] + [0] * 5, session="a", seq=2)
+        sent("dpose", [0.01] + [0] * 5, session="a", seq=3, issued_s=now - 10, ttl_ms=100)
+        sent("dpose", [0.01] + [0] * 5, session="b", seq=9)
+        sent("dpose", [0.01] + [0] * 5)
+        sent("dpose", [0.01] + [0] * 5, session="", seq=4)
+        wait_for(lambda: bench.pose()[0] > 190.005, "the one step that counts")
+        bench.sender.send_signal(signal.SIGTERM)
+        report = bench.sender.report()
+    assert report["dropped"] == {"old_seq": 1, "expired": 1, "other_session": 2}
+    assert report["malformed"] == {"bad_stamp": 1} and report["commands"] == {"start": 1, "dpose": 1}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtvla.errors import WireError
-from rtvla.wire import command
+from rtvla.wire import command, command_stamp
 
 SIX = (1.0, -2.0, 0.5, 0.0, -0.25, 10.0)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -134,3 +134,19 @@ def test_random_json_gives_a_finite_command_or_a_wire_error(message):
 def test_truncated_commands_are_refused(cut):
     payload = command.encode_start(SIX)
     assert cause_of(payload[:cut] if cut < len(payload) else payload[:-1]) == "bad_json"
+
+
+def test_what_a_command_says_about_itself_stands_beside_the_old_keys():
+    said = command_stamp.fields("ab12", 7, 1_800_000_000.5, 300.0)
+    payload = command.encode_dpose([0.1] * 6, stamp=said)
+    assert json.loads(payload) == {"cmd": "dpose", "dp": [0.1] * 6, **said}
+    assert command.decode(payload) == command.Command("dpose", (0.1,) * 6), "an old receiver sees what it always saw"
+    assert command_stamp.decode(payload) == command_stamp.CommandStamp("ab12", 7, 1_800_000_000.5, 300.0)
+    untimed = command.encode_start([1.0] * 6, stamp=command_stamp.fields("ab12", 8, 1_800_000_000.5, 0.0))
+    assert command_stamp.decode(untimed) == command_stamp.CommandStamp("ab12", 8)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_time_that_is_no_number_does_not_go_out(bad):
+    with pytest.raises(ValueError, match="JSON"):
+        command.encode_dpose([0.0] * 6, stamp=command_stamp.fields("a", 1, bad, 300.0))
