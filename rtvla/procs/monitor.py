@@ -8,12 +8,14 @@ Late    a block comes later; nobody waits for it
 from __future__ import annotations
 
 import math
+import select
+import sys
 import time
 from typing import Any
 
 from rtvla import schema
 from rtvla.config import Config
-from rtvla.procs.lifecycle import lifecycle
+from rtvla.procs.lifecycle import Me, lifecycle
 from rtvla.procs.model_setup import window_sizes
 from rtvla.shm.survey import Survey, missing_views
 
@@ -96,6 +98,18 @@ def _now(command: dict[str, Any]) -> str:
     return str(command["last"]) + (f" ({command['reason']})" if command["last"] == "hold" else "")
 
 
+def show(me: Me, text: str) -> None:
+    """Print, unless nobody reads (a stopped terminal, a pipe to head, a full disk): no reason to wait or to end."""
+    try:
+        is_read = bool(select.select([], [sys.stdout], [], 0)[1])
+        if is_read:
+            print(text, flush=True)
+    except OSError:
+        is_read = False
+    if not is_read:
+        me.count("block_not_printed")
+
+
 def main(cfg: Config) -> None:
     with lifecycle("monitor", cfg) as me:
         survey = Survey(me.hub, cfg.stale_ms, window_sizes(cfg.policy.checkpoint))
@@ -108,7 +122,4 @@ def main(cfg: Config) -> None:
                 updates = look["vl"]["updates"]
                 recent_ms = [*recent_ms[-9:], look["vl"]["update_ms"]]
             mean_ms = sum(recent_ms) / len(recent_ms) if recent_ms else math.nan
-            try:
-                print(block(look, mean_ms), flush=True)
-            except OSError:  # nobody reads any more (a pipe to head), or a full disk: no reason to end anything
-                me.count("block_not_printed")
+            show(me, block(look, mean_ms))

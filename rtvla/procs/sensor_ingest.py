@@ -28,7 +28,6 @@ SO_TIMESTAMPNS, SO_RXQ_OVFL, SO_RCVBUFFORCE = 35, 40, 33  # not in Python's sock
 _ANCILLARY_BYTES = socket.CMSG_SPACE(16) + socket.CMSG_SPACE(4)
 _TRUNCATED = int(socket.MSG_TRUNC)  # as an enum it costs 1 us a datagram
 _STAMP, _DROPS = struct.Struct("@ll"), struct.Struct("@I")
-_INHERITED = "inherited_socket"
 _NUMBER = "tag_number_us"  # of the last good tag, for the process that takes over from this one
 # A slot is index u64, then these, then the record as it came: sampled_s, sent_s, and the content, force first.
 _TIMES, _TIMES_AT = struct.Struct("<qqq"), 8  # received_ns, captured_ns, clock_uncertainty_ns
@@ -38,10 +37,9 @@ _FRONT = struct.Struct("<d8xI")  # sampled_s, and the bits of the force
 _PERIOD_NS = SECOND // SENSOR_HZ
 
 
-def open_socket(me: Me, cfg: Config) -> socket.socket:
+def open_socket(me: Me, cfg: Config, inherited: socket.socket | None = None) -> socket.socket:
     """Bound UDP socket with kernel receive stamps and drop counts, and a 100 ms timeout that lets a stop be seen."""
     gate.sensor_port(cfg, cfg.network.listen_ip(), me.log.warning)
-    inherited = inherited_socket()
     sock = inherited or _bound_socket(cfg)
     granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel reports twice the size
     if granted < (wanted := cfg.sensor_ingest.receive_buffer_bytes):
@@ -49,7 +47,6 @@ def open_socket(me: Me, cfg: Config) -> socket.socket:
             "receive buffer %d of %d bytes: raise it with sysctl net.core.rmem_max=%d", granted, wanted, wanted
         )
     me.gauge("receive_buffer_bytes", granted)
-    me.gauge(_INHERITED, float(inherited is not None))
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 100_000))
@@ -92,7 +89,13 @@ class Receiver:
     """Receives one datagram at a time into the next free slots and publishes what is whole and new."""
 
     def __init__(
-        self, me: Me, sock: socket.socket, ring: RingWriter, door: Door | None = None, way_ns: int = 0
+        self,
+        me: Me,
+        sock: socket.socket,
+        ring: RingWriter,
+        door: Door | None = None,
+        way_ns: int = 0,
+        already_dropped: int = 0,
     ) -> None:
         self._door = door or Door()
         self._me, self._sock, self._ring = me, sock, ring
@@ -105,9 +108,7 @@ class Receiver:
         ]
         self._alines = ring.records["wire"]["aline"]
         self._wall = WallOffset()
-        # a socket that outlives us counts on where our predecessor stood, and so did he
-        outlives = bool(me.health.gauge_value(_INHERITED))
-        self._kernel_dropped = me.health.counter("lost.kernel.sensor") if outlives else 0
+        self._kernel_dropped = already_dropped
         self._last = b""  # the first record of the last datagram, to know a duplicate by
         self._times, self._frozen = SenderTimes(me, "sensor", way_ns), Frozen(me, "sensor")
         self._force = _FRONT.unpack_from(ring.slots[(ring.next_index - 1) % ring.capacity], _WIRE_AT)[1]
@@ -225,8 +226,12 @@ def open_door(me: Me, cfg: Config) -> Door:
 
 
 def main(cfg: Config) -> None:
-    with lifecycle("sensor_ingest", cfg) as me, open_socket(me, cfg) as sock:
-        receiver = Receiver(me, sock, me.writer("sensor"), open_door(me, cfg), shortest_way_ns(cfg, "sensor"))
+    inherited = inherited_socket()
+    with lifecycle("sensor_ingest", cfg) as me, open_socket(me, cfg, inherited) as sock:
+        # a socket that outlives us goes on counting where our predecessor stood, who has counted that
+        dropped = me.health.counter("lost.kernel.sensor") if inherited else 0
+        way_ns = shortest_way_ns(cfg, "sensor")
+        receiver = Receiver(me, sock, me.writer("sensor"), open_door(me, cfg), way_ns, dropped)
         me.ready()
         while me.running:
             receiver.receive()

@@ -35,23 +35,27 @@ class Pipeline:
     def __init__(self, namespace: str, checkpoint: Path, out: Path, ports: dict[str, int]) -> None:
         self.hub, self.out, self.ports = Hub(namespace), out, ports
         self._checkpoint = checkpoint
-        self.process: subprocess.Popen[str] | None = None
-        self.output = ""
+        self._said = out.with_suffix(".txt")
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *options: str) -> None:
+    def start(self, *options: str, out_fd: int | None = None) -> None:
+        """`out_fd`: where it writes to instead of the file behind `output`."""
         flags = [f for name, port in self.ports.items() for f in (f"--{name}-port", str(port))]
         paths = ["--checkpoint", str(self._checkpoint), "--out", str(self.out)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rtvla", "infer", *paths, *flags, *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with open(self._said, "w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rtvla", "infer", *paths, *flags, *options],
+                stdout=out_fd or said,
+                stderr=out_fd or said,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._said.read_text()
 
     def wait_end(self, timeout_s: float = 120) -> int:
         assert self.process is not None
-        self.output, _ = self.process.communicate(timeout=timeout_s)
-        return self.process.returncode
+        return self.process.wait(timeout_s)
 
     def stop(self, timeout_s: float = 60) -> int:
         assert self.process is not None
@@ -71,7 +75,7 @@ class Pipeline:
             assert self.process is not None
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.process.kill()
-                self.output, _ = self.process.communicate()
+                self.process.wait()
                 logs = "\n".join(f"== {p.name}\n{p.read_text()[-1500:]}" for p in self.out.rglob("*.log"))
                 pytest.fail(f"{why} did not happen (rows: {self.rows()})\n{self.output[-3000:]}\n{logs}")
             time.sleep(0.05)
@@ -99,7 +103,7 @@ class Pipeline:
         """At the end of a test: nothing of it may live on, whatever happened."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
         for row in self.rows().values():
             if row["alive"] and row["pid"] != os.getpid():
                 psutil.Process(row["pid"]).kill()

@@ -149,7 +149,7 @@ def kill_everything_at_once(pipeline: Pipeline) -> None:
     everybody = [supervisor, *supervisor.children(recursive=True)]  # the supervisor first: it starts nothing any more
     for process in everybody:
         os.kill(process.pid, signal.SIGKILL)
-    pipeline.process.communicate()
+    pipeline.process.wait()
     assert not psutil.wait_procs(everybody, timeout=20)[1]
     commands.close()
 

@@ -84,7 +84,7 @@ def test_killing_the_supervisor_leaves_no_process_and_the_next_start_cleans_up(
     family = psutil.Process(pipeline.process.pid).children(recursive=True)
     assert len(family) >= len(PROCESSES) + 3
     pipeline.process.kill()
-    pipeline.process.communicate()
+    pipeline.process.wait()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive, alive
     # the recorder had the time to close its files
@@ -165,6 +165,28 @@ def test_a_full_disk_is_counted_and_said_and_stops_nothing(pipeline: Pipeline) -
     assert pipeline.stop() == 1, "the recorder could not finish its files"
     assert "write_failed.sensor" in pipeline.output
     assert pipeline.rows() == {} and not pipeline.hub.segments()
+
+
+def test_output_that_nobody_reads_holds_nobody_up(pipeline: Pipeline) -> None:
+    """Regression: with a full pipe behind its output the supervisor waited for ever, and nothing was restarted."""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(write_fd, False)
+    while True:
+        try:
+            os.write(write_fd, b"." * 4096)
+        except BlockingIOError:
+            break
+    os.set_blocking(write_fd, True)
+    pipeline.start("--sim", out_fd=write_fd)
+    os.close(write_fd)
+    pipeline.until(pipeline.moving, "motion")
+    kill_and_wait(pipeline, "robot_ingest")
+    pipeline.until(lambda: pipeline.counter("monitor", "block_not_printed") >= 1, "the monitor going on")
+    with os.fdopen(read_fd, "rb") as out:
+        assert pipeline.process is not None
+        pipeline.process.send_signal(signal.SIGTERM)
+        said = out.read().decode()
+    assert pipeline.wait_end() == 0 and "run folder" in said
 
 
 def test_a_robot_that_does_not_follow_is_a_problem(pipeline: Pipeline) -> None:

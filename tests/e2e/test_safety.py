@@ -232,7 +232,7 @@ def test_the_supervisor_killed_means_no_more_commands(live: Live) -> None:
     begun = live.follow()
     assert live.pipeline.process is not None
     live.pipeline.process.kill()
-    live.pipeline.process.communicate()
+    live.pipeline.process.wait()
     live.gone()
     heard = len(live.relay.commands)
     time.sleep(1.0)

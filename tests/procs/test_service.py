@@ -80,6 +80,15 @@ def test_a_drop_in_by_hand_is_told_of_and_never_removed(host: Path, capsys: pyte
     assert [path for path in (host / UNITS).rglob("*") if path.is_file()] == [drop_in]
 
 
+def test_an_enabled_target_stays_enabled(host: Path) -> None:
+    """Regression: the link of `systemctl enable` begins as our unit does, and was taken for a stale one."""
+    link = host / UNITS / "multi-user.target.wants" / "rtvla.target"
+    link.parent.mkdir()
+    link.symlink_to("../rtvla.target")
+    assert service("check", host) == 0 and service("install", host) == 0
+    assert link.is_symlink() and link.exists()
+
+
 def test_nothing_installed_is_said_and_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert service("check", tmp_path) == 3 and service("uninstall", tmp_path) == 3
     assert service("install", tmp_path) == 78

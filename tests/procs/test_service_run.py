@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rtvla import schema
+from rtvla.cli import main
 from rtvla.config import Config
 from rtvla.errors import ConfigError, ShmError
 from rtvla.models.make_tiny import make_tiny
@@ -50,6 +51,14 @@ def test_what_an_unfinished_run_left_becomes_a_black_box(hub: Hub, cfg: Config, 
 def test_wrong_settings_leave_nothing_behind(hub: Hub, cfg: Config, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"policy\.checkpoint"):
         service_run.begin(Config.load("sim"), tmp_path / "run.env")
+    assert not hub.exists() and not (tmp_path / "runs").exists() and not (tmp_path / "run.env").exists()
+
+
+def test_a_dry_run_only_refuses(hub: Hub, cfg: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--set", f"recorder.out_dir={tmp_path}/runs", "--run-file", str(tmp_path / "run.env")]
+    dry = ["service", "begin", "--dry-run", "--config", "sim", *settings]
+    assert main([*dry, "--set", f"policy.checkpoint={cfg.policy.checkpoint}"]) == 0
+    assert main(dry) == 78 and "policy.checkpoint is empty" in capsys.readouterr().err
     assert not hub.exists() and not (tmp_path / "runs").exists() and not (tmp_path / "run.env").exists()
 
 
