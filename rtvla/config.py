@@ -309,7 +309,7 @@ class Monitor:
     period_s: float = 2.0
 
     def __post_init__(self) -> None:
-        _within("monitor", self, {"period_s": (0.1, 3600)})
+        _within("monitor", self, {"period_s": (0.1, 20)})  # the watchdog sees a round of it within 30 s
 
 
 @dataclass(frozen=True)

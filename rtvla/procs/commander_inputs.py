@@ -33,6 +33,8 @@ class InputReader:
         self._chunk_cursor = self._readers["chunk"].head
         newest = self._readers["chunk"].newest()
         self._observed_ns = None if newest is None else (int(newest["observed_ns"]), int(newest["published_ns"]))
+        self._limits_force = bool(cfg.guard.force or cfg.guard.force_rate)
+        self._no_sensor = newest is not None and not newest["sensor_captured_ns"]
         self._rate_samples = max(1, round(SENSOR_HZ * cfg.guard.force_rate_ms / 1e3))
         self._period_ns = round(SECOND / cfg.commander.rate_hz)
         self._last_ns = -1
@@ -42,6 +44,7 @@ class InputReader:
         chunks, _lost, self._chunk_cursor = self._readers["chunk"].since(self._chunk_cursor, 32)
         if len(chunks):
             self._observed_ns = int(chunks["observed_ns"][-1]), int(chunks["published_ns"][-1])
+            self._no_sensor = not chunks["sensor_captured_ns"][-1]
         return chunks
 
     def seen(self, now_ns: int) -> Seen:
@@ -55,18 +58,21 @@ class InputReader:
         ages |= {view: self._view_age(view, now_ns) for view in in_use}
         state = self._readers["robot"].newest()
         forces, sensor_ns = self._forces(now_ns)
-        ages["sensor"] = _age(now_ns, sensor_ns)
+        # a model without the sensor and no limit of the force: nobody asks for it, and it may not exist
+        is_asked_for = self._limits_force or not self._no_sensor
+        if is_asked_for:
+            ages["sensor"] = _age(now_ns, sensor_ns)
         ages["robot"] = _age(now_ns, None if state is None else _stamps(state))
         dead = {
             name: STREAMS[STREAM_OF[name]].writer
             for name, reader in self._readers.items()
-            if (name in in_use or name not in VIEWS) and not reader.writer_alive()
+            if (name in ages or name not in VIEWS and name != "sensor") and not reader.writer_alive()
         }
         ages |= dict.fromkeys(dead, GONE_NS)
-        if state is None or forces is None:
+        if state is None or (forces is None and is_asked_for):
             return Seen(ages, dead)
         pose, joints = state["pose_mm_deg"].tolist(), state["joints_deg"].tolist()
-        largest, rate = _force(forces, self._rate_samples)
+        largest, rate = (0.0, 0.0) if forces is None or not is_asked_for else _force(forces, self._rate_samples)
         return Seen(ages, dead, Measured(pose, joints, largest, rate), min(_stamps(state)))
 
     def _view_age(self, view: str, now_ns: int) -> int:

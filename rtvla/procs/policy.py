@@ -29,17 +29,18 @@ from rtvla.streams import stale_ns
 _FEATURES = 4  # to choose from: one that has no view from after the observation
 
 
-def limits_of(cfg: Config) -> Limits:
+def limits_of(cfg: Config, spec: ModelSpec) -> Limits:
     sensor, robot, feature = (stale_ns(name, cfg.stale_ms) for name in ("sensor", "robot", "vl_feature"))
-    return Limits(sensor, robot, feature, cfg.policy.max_missing)
+    views = tuple(schema.VIEWS.index(view) for view in spec.views)
+    return Limits(sensor, robot, feature, cfg.policy.max_missing, views)
 
 
 def windows_of(spec: ModelSpec) -> tuple[WindowSpec, WindowSpec]:
     """Sensor and robot. A model that cannot be told what is missing was trained with windows by count."""
     by_time = spec.missing_mask
     return (
-        WindowSpec(spec.sensor_window, spec.sensor_hz, by_time),
-        WindowSpec(spec.robot_window, spec.robot_hz, by_time),
+        WindowSpec(spec.sensor_window, spec.sensor_hz, by_time, spec.sensor_encoder != "none"),
+        WindowSpec(spec.robot_window, spec.robot_hz, by_time, spec.robot_encoder != "none"),
     )
 
 
@@ -53,7 +54,7 @@ class Policy:
     """One tick of the policy: look, think, publish. Holds the readers and the record that is filled again and again."""
 
     def __init__(self, me: Me, cfg: Config, vla: VlaPolicy) -> None:
-        self._me, self._vla, self._limits, self._windows = me, vla, limits_of(cfg), windows_of(vla.spec)
+        self._me, self._vla, self._limits, self._windows = me, vla, limits_of(cfg, vla.spec), windows_of(vla.spec)
         behind_ns = max(self._limits.sensor_stale_ns, self._limits.robot_stale_ns)
         self._reach = [window.reach(behind_ns) for window in self._windows]
         self._fingerprint = feature_of(cfg, vla.spec)
@@ -95,11 +96,11 @@ class Policy:
             "vl_index": vl_index,
             "vl_update_number": feature["update_number"],
             "vl_update_ns": feature["update_ns"],
-            "sensor_index": seen.sensor["index"],
-            "robot_index": seen.robot["index"],
+            "sensor_index": 0 if seen.sensor is None else seen.sensor["index"],
+            "robot_index": 0 if seen.robot is None else seen.robot["index"],
             "view_index": feature["view_index"],
-            "sensor_captured_ns": seen.sensor["captured_ns"],
-            "robot_captured_ns": seen.robot["captured_ns"],
+            "sensor_captured_ns": 0 if seen.sensor is None else seen.sensor["captured_ns"],
+            "robot_captured_ns": 0 if seen.robot is None else seen.robot["captured_ns"],
             "view_captured_ns": feature["view_captured_ns"],
             "sensor_age_ns": seen.sensor_age_ns,
             "robot_age_ns": seen.robot_age_ns,

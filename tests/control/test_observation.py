@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -209,3 +211,24 @@ def test_nothing_before_the_observation_time_is_no_window() -> None:
 
 def test_enough_is_read_for_an_observation_that_lies_behind() -> None:
     assert SENSOR.reach(150 * MS) == 65 + 98 and ROBOT.reach(150 * MS) == 115
+
+
+def test_a_feature_without_a_view_that_the_model_was_trained_with_is_none() -> None:
+    """Regression: right after a start the mean of one view out of five drove the arm."""
+    incomplete, needs = features(), replace(LIMITS, views=(0, 1, 4))
+    incomplete["view_received_ns"][:, 4] = 0
+    assert observe(sensor(), robot(), incomplete, 7, NOW, (SENSOR, ROBOT), needs) == (None, "view_missing")
+    incomplete["view_received_ns"][:, 4], incomplete["view_received_ns"][:, 3] = NOW, 0  # one that it does not know
+    assert observe(sensor(), robot(), incomplete, 7, NOW, (SENSOR, ROBOT), needs)[1] == ""
+
+
+@pytest.mark.parametrize("unused", ["sensor", "robot"])
+def test_what_is_no_input_of_the_model_need_not_exist(unused: str) -> None:
+    windows = tuple(replace(one, used=name != unused) for name, one in (("sensor", SENSOR), ("robot", ROBOT)))
+    parts = {"sensor": sensor(), "robot": robot()} | {unused: None}
+    seen, why = look(parts["sensor"], parts["robot"], features(), windows)
+    assert why == "" and seen is not None and getattr(seen, unused) is None
+    observation = seen.observation
+    assert not getattr(observation, unused).any() and getattr(observation, f"{unused}_missing").all()
+    assert (observation.sensor.shape, observation.robot.shape) == ((65, 1026), (100, 12))
+    assert getattr(seen, f"{unused}_age_ns") == -1

@@ -40,7 +40,7 @@ class Rig:
     settings: tuple[str, ...]
     silent: set[str] = field(default_factory=set)  # inputs that have stopped
 
-    def chunk(self, observed_ns: int, step: float = 0.01, horizon: int = 8) -> None:
+    def chunk(self, observed_ns: int, step: float = 0.01, horizon: int = 8, **values: object) -> None:
         record = np.zeros((), schema.CHUNK)
         record["observed_ns"], record["horizon"] = observed_ns, horizon
         record["published_ns"], record["vl_reuse"] = observed_ns + 20 * MS, 3
@@ -48,6 +48,8 @@ class Rig:
         record["view_captured_ns"][:3] = observed_ns - np.array([100, 400, 300]) * MS
         record["sensor_age_ns"], record["robot_age_ns"], record["vl_age_ns"] = 2 * MS, 5 * MS, 400 * MS
         record["actions"][:horizon] = step * np.arange(1, horizon + 1)[:, None]
+        for name, value in values.items():
+            record[name] = value
         self.writers["chunk"].put(record)
 
     def put(self, name: str, at_ns: int, **values: object) -> None:
@@ -135,6 +137,22 @@ def test_it_sends_the_motion_of_its_own_time_with_the_age_of_all_it_was_made_fro
     assert (record["sensor_captured_ns"], record["view_captured_ns"]) == (NOW - 2 * MS, NOW - 400 * MS)
     ages = dict(zip(schema.INPUTS, record["input_age_ns"].tolist(), strict=True))
     assert ages["chunk"] == 150 * MS and ages["sensor"] == ages["View3"] == 10 * MS and ages["View4"] == -1
+
+
+def test_a_sensor_that_the_model_does_not_have_need_not_exist_unless_the_force_is_limited(hub: Hub) -> None:
+    rig = make(hub, *AT_ONCE, *FREE)
+    rig.silent.add("sensor")
+    rig.fresh(NOW + 40 * MS)
+    rig.chunk(NOW, sensor_captured_ns=0)
+    assert rig.tick(NOW + 50 * MS) == ("dpose", "none")
+
+
+def test_a_limit_of_the_force_needs_the_sensor_whatever_the_model_reads(hub: Hub) -> None:
+    rig = make(hub, *AT_ONCE, *FREE, "guard.force=5.0")
+    rig.silent.add("sensor")
+    rig.fresh(NOW + 40 * MS)
+    rig.chunk(NOW, sensor_captured_ns=0)
+    assert rig.tick(NOW + 50 * MS) == ("hold", "sensor_gone")
 
 
 def test_at_100_hz_the_parts_add_up_to_the_same_motion(hub: Hub) -> None:
