@@ -32,6 +32,9 @@ from rtvla.wire import command_stamp
 
 _STILL_MM, _STILL_NS = 0.02, 300 * MS  # moved less than this for that long: the robot has arrived
 _TELL_NS = SECOND // 2  # so often a change of state is logged; all are counted, and on record
+# Not acknowledged for so long: the kernel gives the connection up, and with it what it still holds. Without, a link that
+# was down for 3 s delivered the 30 commands of those seconds when it was back.
+_UNHEARD_MS = 300
 _TAKEN_BACK = 63  # records of the last command: all that may still be under way at 100 Hz
 
 
@@ -170,6 +173,17 @@ class Commander:
         self._told_ns, self._untold = now, 0
 
 
+def forget(sock: zmq.Socket[bytes]) -> None:
+    """Options with which what cannot be delivered now is never delivered."""
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.setsockopt(zmq.IMMEDIATE, 1)  # no queue for a robot that is not connected
+    sock.setsockopt(zmq.SNDHWM, 1)
+    sock.setsockopt(zmq.SNDBUF, 4096)
+    sock.setsockopt(zmq.TCP_MAXRT, _UNHEARD_MS)
+    sock.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+
+
 def main(cfg: Config) -> None:
     with (
         lifecycle("commander", cfg) as me,
@@ -177,12 +191,7 @@ def main(cfg: Config) -> None:
         context.socket(zmq.PUSH) as sock,
         Curve(context, gate.host_command_port(cfg, me.log.warning), me.refused) as curve,
     ):
-        sock.setsockopt(zmq.LINGER, 0)
-        sock.setsockopt(zmq.IMMEDIATE, 1)  # no queue for a robot that is not connected
-        sock.setsockopt(zmq.SNDHWM, 1)
-        sock.setsockopt(zmq.SNDBUF, 4096)
-        sock.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        forget(sock)
         curve.connect(sock, "robot", f"tcp://{cfg.network.robot_ip}:{cfg.network.command_port}")
         if not cfg.guard.workspace_min_mm:
             me.log.warning("no workspace box: set guard.workspace_min_mm and workspace_max_mm")
