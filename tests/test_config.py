@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rtvla.config import CONFIG_FOLDER, Config, Network, namespace
+from rtvla.config import CONFIG_FOLDER, Config, namespace
+from rtvla.config_sections import Network
 from rtvla.errors import ConfigError
 from rtvla.procs.table import CORE_PLANS, PROCESSES, check, cores_of
 from rtvla.streams import STREAMS

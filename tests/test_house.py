@@ -15,15 +15,17 @@ from rtvla.procs.table import PROCESSES
 ROOT = Path(rtvla.__file__).parent
 # From the top down: a room may import rooms of lower rows and itself, nothing beside or above it.
 ROWS = (
-    ("cli",),
+    ("cli", "cli_flags", "cli_verbs"),
     ("procs", "tools", "train", "senders"),
     ("control", "models", "record", "security", "shm", "wire"),
-    ("streams", "schema", "config", "dump_file"),
+    ("streams", "schema", "config", "config_motion", "config_sections", "dump_file"),
     ("clock", "rt", "stats", "log", "errors"),
 )
 ROW_OF = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 # `streams` is made of the records in `schema`; `rt` and the rest of the ground floor stand alone.
-ALSO_ALLOWED = {("streams", "schema")}
+ALSO_ALLOWED = {("streams", "schema"), ("config", "config_sections"), ("config", "config_motion")}
+ALSO_ALLOWED |= {("config_motion", "config_sections")}
+ALSO_ALLOWED |= {("cli", "cli_flags"), ("cli", "cli_verbs"), ("cli_flags", "cli_verbs")}
 TORCH_ROOMS = {"models", "train"}
 TORCH_PROCESSES = {"procs/policy.py", "procs/vl_encoder.py", "procs/model_setup.py"}
 TORCH_TOOLS = {f"tools/{name}.py" for name in ("model_source", "bench_gpu_child", "bench_gpu_device", "bench_vl_child")}

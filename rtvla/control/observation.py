@@ -42,8 +42,8 @@ class WindowSpec:
     """What a model was trained on: so many samples at a nominal rate. Of ModelSpec.
 
     `by_time`: places on a grid of capture times, of which some may be missing. Otherwise the newest samples by their
-    count, for a model that cannot be told what is missing (`ModelSpec.missing_mask`). Not `used`: no input of the model,
-    which gets zeros, all missing; the stream may be silent, or not exist.
+    count, for a model that cannot be told what is missing (`ModelSpec.missing_mask`). Not `used`: no input of the
+    model, which gets zeros, all missing; the stream may be silent, or not exist.
     """
 
     count: int

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 
 from rtvla.clock import MS, SECOND
-from rtvla.config import Config, DegradeRow
+from rtvla.config import Config
+from rtvla.config_motion import DegradeRow
 from rtvla.control.degrade import Row
 from rtvla.control.execution import Execution
 from rtvla.control.guard import Box, Limits, Pair

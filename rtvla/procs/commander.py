@@ -32,8 +32,8 @@ from rtvla.wire import command_stamp
 
 _STILL_MM, _STILL_NS = 0.02, 300 * MS  # moved less than this for that long: the robot has arrived
 _TELL_NS = SECOND // 2  # so often a change of state is logged; all are counted, and on record
-# Not acknowledged for so long: the kernel gives the connection up, and with it what it still holds. Without, a link that
-# was down for 3 s delivered the 30 commands of those seconds when it was back.
+# Not acknowledged for so long: the kernel gives the connection up, and with it what it still holds. Otherwise a link
+# that was down for 3 s delivered the 30 commands of that time when it was back.
 _UNHEARD_MS = 300
 _TAKEN_BACK = 63  # records of the last command: all that may still be under way at 100 Hz
 

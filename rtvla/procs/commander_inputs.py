@@ -66,7 +66,7 @@ class InputReader:
         dead = {
             name: STREAMS[STREAM_OF[name]].writer
             for name, reader in self._readers.items()
-            if (name in ages or name not in VIEWS and name != "sensor") and not reader.writer_alive()
+            if (name in ages or (name not in VIEWS and name != "sensor")) and not reader.writer_alive()
         }
         ages |= dict.fromkeys(dead, GONE_NS)
         if state is None or (forces is None and is_asked_for):

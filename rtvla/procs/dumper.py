@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from rtvla import rt
-from rtvla.config import BlackBox
+from rtvla.config_sections import BlackBox
 
 _NEWS = {0: "written", 5: "refused"}  # exit codes of `rtvla shm dump --into` (tools/exits.py); all else is a failure
 

@@ -3,7 +3,8 @@
 A peer is made in the parent, handed to both processes when they are spawned, and opened there once. A record is
 `WORDS` 8-byte words: its index, the time it was sent, then the index again (in every word, at full speed in those of
 CHECKED). A taker gives the record in memory of its own (but "in place"), and `check` looks at its words: a transport
-that delivers rubbish, or a record twice, fails instead of winning. Here: our ring. The others: bench_lock.py and bench_libraries.py.
+that delivers rubbish, or a record twice, fails instead of winning. Here: our ring. The others: bench_lock.py and
+bench_libraries.py.
 """
 
 from __future__ import annotations

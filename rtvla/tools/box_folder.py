@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rtvla import dump_file
-from rtvla.config import BlackBox
+from rtvla.config_sections import BlackBox
 from rtvla.errors import RtvlaError
 
 _NAME = re.compile(r"(\d{4,})_.+\.zip")

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Mapping
 
 from rtvla import rt
-from rtvla.config import BlackBox, namespace
+from rtvla.config import namespace
+from rtvla.config_sections import BlackBox
 from rtvla.shm import blackbox, inspect
 from rtvla.tools import box_folder
 from rtvla.tools.exits import ABSENT, OK, REFUSED, WRONG

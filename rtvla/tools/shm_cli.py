@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rtvla.config import BlackBox
+from rtvla.config_sections import BlackBox
 from rtvla.shm import inspect, verify
 from rtvla.shm.segment import PREFIX
 from rtvla.tools.exits import ABSENT, OK, USAGE, WRONG

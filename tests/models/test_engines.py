@@ -19,7 +19,7 @@ import torch
 from old_models import OLD_MODELS, old_model
 from small_models import STATISTICS, small_model
 
-from rtvla import config
+from rtvla import config_sections
 from rtvla.errors import CheckpointError, ConfigError
 from rtvla.models.checkpoint import load_policy
 from rtvla.models.engines import check, opening, openvino
@@ -328,7 +328,7 @@ def test_without_openvino_auto_says_what_is_lost_and_an_explicit_wish_is_refused
 
 
 def test_the_config_knows_every_engine_and_precision() -> None:
-    assert ("auto", *NAMES) == config.ENGINES and config.PRECISIONS == PRECISIONS
+    assert ("auto", *NAMES) == config_sections.ENGINES and config_sections.PRECISIONS == PRECISIONS
 
 
 def test_eight_bits_a_weight_are_in_the_file_and_close(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from test_qwen_static import encoder_of, pictures, plain_feature
 from torch import nn
 from torch.nn import functional
 
-from rtvla import config
+from rtvla import config_sections
 from rtvla.errors import CheckpointError
 from rtvla.models import qwen_engine
 from rtvla.models.feature import EXACT, Approximation
@@ -28,7 +28,7 @@ INT8, FP8 = Approximation("int8"), Approximation("fp8")
 
 
 def test_the_config_offers_the_engines_that_there_are() -> None:
-    assert config._VL_ENGINES == qwen_engine.NAMES
+    assert config_sections._VL_ENGINES == qwen_engine.NAMES
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from rtvla import schema
 from rtvla.clock import now_ns
-from rtvla.config import BlackBox
+from rtvla.config_sections import BlackBox
 from rtvla.dump_file import Dump
 from rtvla.shm import blackbox
 from rtvla.shm.hub import Hub
