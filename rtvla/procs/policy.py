@@ -14,7 +14,8 @@ import numpy as np
 from rtvla import schema
 from rtvla.clock import now_ns, wall_s
 from rtvla.config import Config
-from rtvla.control.observation import Limits, Seen, WindowSpec, observe
+from rtvla.control.observation import Limits, Seen, observe
+from rtvla.control.window import WindowSpec
 from rtvla.errors import ConfigError
 from rtvla.models.checkpoint import load_policy
 from rtvla.models.engines.engine import EngineChoice, EngineReport

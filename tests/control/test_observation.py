@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rtvla import schema
-from rtvla.control.observation import Limits, Window, WindowSpec, observe, window
+from rtvla.control.observation import Limits, observe
+from rtvla.control.window import Window, WindowSpec, window
 
 MS = 1_000_000
 LIMITS = Limits(150 * MS, 150 * MS, 1500 * MS, 0.2)
