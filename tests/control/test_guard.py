@@ -156,7 +156,7 @@ def test_none_of_many_random_and_adversarial_motions_leaves_over_a_limit() -> No
     assert assault(MANY, seed=1) > MANY // 2
 
 
-@pytest.mark.stress
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(2, 7))
 def test_none_of_a_million_motions_leaves_over_a_limit(seed: int) -> None:
     assert assault(200_000, seed) > 100_000

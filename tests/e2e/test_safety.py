@@ -158,10 +158,27 @@ CASES = (
     Case("policy slow: 0.4 s stopped, 0.1 s running", slow("policy", 0.4, 0.1), 2.5, causes=POLICY),
     Case("robot_ingest slow: 0.05 s stopped, 0.05 s running", slow("robot_ingest", 0.05, 0.05), never=("robot_gone",)),
 )  # fmt: skip
+# One of each kind in every run of scripts/test; scripts/test_long has the others.
+QUICK = {
+    "sensor silent",
+    "robot silent",
+    "camera frozen",
+    "sensor 300 ms late",
+    "robot duplicated",
+    "robot clock stepped by -250 ms",
+    "force spike of 0.3 s",
+    "sensor says NaN",
+    "network cut for 1 s",
+    "policy killed",
+    "robot_ingest hung",
+    "commander killed",
+}
 GONE_NS = {name: row.gone_ns for name, row in degrade_table(Config()).items()}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=c.name, marks=() if c.name in QUICK else pytest.mark.long) for c in CASES]
+)
 def test_the_arm_moves_only_on_what_is_fresh(live: Live, case: Case) -> None:
     live.moves()
     begun = live.follow()
