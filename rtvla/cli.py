@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-from rtvla import __version__
+from rtvla import __version__, log
 from rtvla.cli_flags import Verbs, add_doctor, add_infer, add_model, add_pipeline_verbs, add_record
 from rtvla.cli_verbs import run_verb
 from rtvla.errors import CheckpointError, ConfigError, RtvlaError
@@ -61,16 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain
         return 128 + signal.SIGPIPE
     except (ConfigError, CheckpointError) as error:
-        print(f"rtvla: {error}", file=sys.stderr)
-        return EXIT_CONFIG
+        return _failed(error, EXIT_CONFIG)
     except RtvlaError as error:
-        print(f"rtvla: {error}", file=sys.stderr)
-        return 1
+        return _failed(error, 1)
     except OSError as error:
         if args.verb is run_verb:  # in a process it is a crash, and its log wants the traceback
             raise
-        print(f"rtvla: {error}", file=sys.stderr)
-        return 1
+        return _failed(error, 1)
+
+
+def _failed(error: Exception, code: int) -> int:
+    log.flush()
+    print(f"rtvla: {error}", file=sys.stderr)
+    return code
 
 
 def build_parser(verb: str) -> argparse.ArgumentParser:

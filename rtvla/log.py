@@ -74,6 +74,12 @@ def setup(name: str, *, verbose: bool = False) -> logging.Logger:
     return logging.getLogger(name)
 
 
+def flush() -> None:
+    """Before something else is written, such as the last word of a command."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 class RateLimited:
     """Logs the first and every thousandth event of a cause, so that a flood of bad input cannot fill a disk."""
 

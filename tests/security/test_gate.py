@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -108,6 +107,5 @@ def test_the_command_line_refuses_with_78_and_names_both_remedies(
 def test_the_word_reaches_every_process(namespace: str, capfd: pytest.CaptureFixture[str]) -> None:
     """With it the start goes on to the next thing that is missing: a checkpoint."""
     assert main(["infer", "--robot-ip", "192.0.2.10", "--insecure-lan", "--bind-ip", "127.0.0.1"]) == 78
-    logging.getLogger().handlers[0].flush()
     said = capfd.readouterr().err
     assert "checkpoint" in said and "WARNING INSECURE: network.robot_ip = 192.0.2.10" in said

@@ -176,7 +176,7 @@ def test_the_remedy_works_where_the_supervisors_row_does_not_fit_either(
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users: run this test as root")
 AS_NOBODY = """
 import os, sys
-import rtvla.cli, rtvla.procs.pipeline, rtvla.procs.supervisor, rtvla.tools.shm_cli
+import rtvla.cli, rtvla.procs.pipeline, rtvla.procs.robot_ingest, rtvla.procs.supervisor, rtvla.tools.shm_cli
 from rtvla.shm.hub import Hub
 os.setgroups([]); os.setgid(65534); os.setuid(65534)  # what is imported by now is all that this user can read
 """
