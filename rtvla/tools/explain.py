@@ -181,7 +181,8 @@ def _input(name: str, index: int, captured_ns: int, record: Fields | None, at: _
         clock = record["clock_uncertainty_ns"]
         line += f"{at(record['received_ns'])}  {'by arrival' if clock < 0 else f'+-{clock / MS:.2f} ms'}"
     if chunk is not None:
-        line += f", {chunk[f'{name}_missing']} of {chunk[f'{name}_count']} missing in its window"
+        missing = chunk[f"{name}_missing"]
+        line += f", {missing} of {chunk[f'{name}_count'] + missing} missing in its window"
     if record is not None and "pose_mm_deg" in record:
         line += f", pose {_six(record['pose_mm_deg'])}"
     return line

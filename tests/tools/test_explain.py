@@ -42,7 +42,7 @@ def chain(hub: Hub) -> Hub:
     views = {"view_index": [0, frame, 0, 0, 0], "view_captured_ns": [0, NOW - 300 * MS, 0, 0, 0]}
     times = {"observed_ns": NOW - 50 * MS, "published_ns": NOW - 20 * MS, "total_ns": 30 * MS, "action_ns": 17 * MS}
     seen = {"sensor_captured_ns": NOW - 52 * MS, "robot_captured_ns": NOW - 55 * MS, "sensor_missing": 2}
-    put(hub, "action_chunk", schema.CHUNK, **views, **times, **seen, horizon=8, sensor_count=65, vl_reuse=3)
+    put(hub, "action_chunk", schema.CHUNK, **views, **times, **seen, horizon=8, sensor_count=63, vl_reuse=3)
     sent = {"kind": 1, "sent_ns": NOW + MS, "seq": 7, "session": b"abc", "sent_mm_deg": 0.1, "clamped": 1, "speed": 0.5}
     said = {"action": 1, "cause": schema.HOLD_REASONS.index("vl_feature_late"), "violations": 1 << 4}
     span = {"decided_ns": NOW, "start_ns": NOW, "end_ns": NOW + 100 * MS, "chunk_age_ns": 50 * MS}
