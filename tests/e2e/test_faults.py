@@ -125,6 +125,7 @@ def test_a_monitor_that_stays_down_ends_nothing(pipeline: Pipeline) -> None:
     assert "monitor stays down" in pipeline.output and "the others go on" in pipeline.output
 
 
+@pytest.mark.long
 def test_three_signals_at_once_end_it_for_good(pipeline: Pipeline) -> None:
     """Regression: three signals before the supervisor's next round killed all children and started them again."""
     pipeline.start("--sim")
@@ -151,6 +152,7 @@ def test_a_process_runs_alone_in_a_terminal(namespace: str, pipeline: Pipeline) 
     pipeline.hub.purge()
 
 
+@pytest.mark.long
 def test_a_full_disk_is_counted_and_said_and_stops_nothing(pipeline: Pipeline) -> None:
     """Regression: with a full disk everything was lost and status said that all is well."""
     pipeline.start("--sim", "--save-data")
@@ -167,6 +169,7 @@ def test_a_full_disk_is_counted_and_said_and_stops_nothing(pipeline: Pipeline) -
     assert pipeline.rows() == {} and not pipeline.hub.segments()
 
 
+@pytest.mark.long
 def test_output_that_nobody_reads_holds_nobody_up(pipeline: Pipeline) -> None:
     """Regression: with a full pipe behind its output the supervisor waited for ever, and nothing was restarted."""
     read_fd, write_fd = os.pipe()

@@ -52,6 +52,7 @@ def test_a_robot_in_error_stands_until_people_have_seen_to_it(live: Live, contro
     live.report("robot error", live.seen(begun))
 
 
+@pytest.mark.long
 def test_a_robot_that_is_switched_off_is_a_silent_one(live: Live, controller: Controller) -> None:
     begun = live.follow()
     controller.ask("freeze")

@@ -14,7 +14,7 @@ from systemd_host import PYTHON, Host, booted, may_raise_limits, what_this_machi
 from rtvla.config import CONFIG_FOLDER, Config
 from rtvla.procs.table import CRASHES, PROCESSES, cores_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 SITE, UNITS = "/opt/rtvla/site/site.toml", "/etc/systemd/system"
 # From when the robot's state is gone it holds until an operator says otherwise: a latch can be had by a kill.

@@ -101,7 +101,7 @@ def test_openvino_is_the_plain_module(name: str) -> None:
     ("precision", "name"),
     [  # a C++ compiler at work, ten seconds a part: one has a single part, the other an encoder besides
         ("bfloat16", "flow rk4, VL alone"),
-        pytest.param("float32", "regression, attention, without robot", marks=pytest.mark.stress),
+        pytest.param("float32", "regression, attention, without robot", marks=pytest.mark.long),
     ],
 )
 def test_compiled_is_the_plain_module(

@@ -104,6 +104,7 @@ def test_wrong_checkpoint_cut_off(namespace: str, checkpoint: Path, tmp_path: Pa
     assert said.fails("model.policy", "weights.safetensors is not the file that was saved")
 
 
+@pytest.mark.long
 def test_wrong_checkpoint_with_the_backbone_of_another(namespace: str, checkpoint: Path, tmp_path: Path) -> None:
     mixed, other = tmp_path / "mixed", tmp_path / "other"
     shutil.copytree(checkpoint, mixed)
@@ -277,6 +278,7 @@ def test_threads_of_a_process_that_runs_beyond_its_cores(namespace: str, hub: Hu
     )
 
 
+@pytest.mark.long
 def test_a_sound_checkpoint_passes_and_nothing_is_left_behind(
     namespace: str, checkpoint: Path, tmp_path: Path, ports: dict[str, str]
 ) -> None:
