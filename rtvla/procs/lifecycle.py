@@ -28,22 +28,29 @@ from rtvla.shm.ring import RingReader, RingWriter
 from rtvla.streams import STREAMS
 
 _COLLECT_EVERY_NS = 10 * SECOND
+_SAME_REQUEST_NS = SECOND // 4
 
 
 class StopRequest:
-    """SIGTERM and SIGINT set a flag and wake whoever sleeps in `wait`; a second one ends the process at once."""
+    """SIGTERM and SIGINT set a flag and wake whoever sleeps in `wait`; a second one ends the process at once.
+
+    Not one that comes right after the first: when a parent with several threads is killed, the kernel sends the death
+    signal once for each of them, and the recorder still has files to close.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self._asked_ns = False, 0
         self._read_fd, self._write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        if self.asked:
+        now = now_ns()
+        if self.asked and now - self._asked_ns > _SAME_REQUEST_NS:
             os._exit(128 + number)
-        self.asked = True
+        if not self.asked:
+            self.asked, self._asked_ns = True, now
 
     def wait(self, seconds: float) -> None:
         """Sleep, but not past a stop request."""
